@@ -1,0 +1,48 @@
+# Each target sets up what it needs. Settings: PYTHON, BUNDLE (demo, tiny), ENGINE.
+PYTHON ?= python3.11
+BUNDLE ?= demo
+ENGINE ?= openvino-fp32
+VENV := .venv
+BIN := $(VENV)/bin
+REPOSITORY = build/$(BUNDLE)-$(ENGINE)
+export HF_HUB_OFFLINE := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: demo serve test check bench soak repository clean
+
+demo: repository
+	$(BIN)/backdrop demo --repository $(REPOSITORY) --out build/pictures --log-file build/triton.log
+
+serve: repository
+	$(BIN)/backdrop serve --repository $(REPOSITORY) --log-file build/triton.log
+
+repository: $(VENV)/.installed
+	$(BIN)/backdrop-export bundle $(BUNDLE) --out build/bundles/$(BUNDLE)
+	$(BIN)/backdrop-export repository build/bundles/$(BUNDLE) --engine $(ENGINE) --out build
+
+test: $(VENV)/.installed
+	$(BIN)/pytest -m "not soak"
+
+soak: $(VENV)/.installed
+	$(BIN)/pytest -m soak
+
+check: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest tests/rules
+
+bench: repository
+	$(MAKE) repository BUNDLE=tiny
+	$(BIN)/python -m benchmarks.engines --bundle build/bundles/demo
+	$(BIN)/python -m benchmarks.batching --repository build/demo-$(ENGINE)
+	$(BIN)/python -m benchmarks.batching --repository build/tiny-$(ENGINE)
+	$(BIN)/python -m benchmarks.readme
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --disable-pip-version-check --progress-bar on -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf build $(VENV)

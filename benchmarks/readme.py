@@ -1,0 +1,88 @@
+"""Writes the README's numbers from the committed result files.
+
+python -m benchmarks.readme
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.conditions import RESULTS
+
+README = RESULTS.parents[1] / "README.md"
+BEGIN = "<!-- numbers: written from benchmarks/results by `python -m benchmarks.readme` -->\n"
+_REMARK = (
+    "Two rows of the demo graph already fill two CPU cores, so sharing its calls gains little here; "
+    "what a call leaves idle, as with the tiny graph, step batching fills."
+)
+END = "<!-- end of numbers -->\n"
+
+
+def numbers() -> str:
+    """The README's section between the markers, from the result files."""
+    batching = _read("batching-demo-openvino-fp32")
+    tiny = _read("batching-tiny-openvino-fp32")
+    engines = _read("engines-demo")
+    parts = [[_conditions(batching)], _engines(engines), _batching([batching, tiny]), [_REMARK]]
+    return "\n\n".join("\n".join(part) for part in parts) + "\n"
+
+
+def with_numbers(readme: str) -> str:
+    """The README's text with its numbers section made anew."""
+    head, _, rest = readme.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    return f"{head}{BEGIN}{numbers()}{END}{tail}"
+
+
+def _read(name: str) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return result
+
+
+def _conditions(result: dict[str, Any]) -> str:
+    made = result["conditions"]
+    packages = made["packages"]
+    return (
+        f"Measured {made['date']} on {made['cores']} cores of {made['cpu']}, no GPU, demo bundle at "
+        f"256x256, tiny at 128x128, OpenVINO {packages['openvino'].split('-')[0]} and ONNX Runtime "
+        f"{packages['onnxruntime']}. On shared cores only the ratios count. GPU: not measured."
+    )
+
+
+def _batching(results: list[dict[str, Any]]) -> list[str]:
+    request, count = results[0]["request"], results[0]["in_flight"]
+    what = f"{request['scheduler']}, {request['num_inference_steps']} steps, pictures/s"
+    lines = [
+        f"| {what} | {count} requests one after another | {count} in flight | ratio (min to max) |",
+        "|---|---|---|---|",
+    ]
+    for result in results:
+        rates = [result[way]["pictures_per_second"] for way in ("one_after_another", "together")]
+        speedup = result["speedup"]
+        spread = f"{speedup['median']:.2f} ({speedup['min']:.2f} to {speedup['max']:.2f})"
+        bundle = result["bundle_and_engine"].partition("-")[0]
+        lines.append(f"| {bundle} bundle | {rates[0]:.2f} | {rates[1]:.2f} | {spread} |")
+    return lines
+
+
+def _engines(result: dict[str, Any]) -> list[str]:
+    rows = result["milliseconds"]
+    names = list(next(iter(rows.values())))
+    head = " | ".join(f"{count} rows, ms" for count in rows)
+    lines = [f"| one UNet evaluation | {head} |", "|---" * (len(rows) + 1) + "|"]
+    for name in names:
+        cells = " | ".join(f"{rows[count][name]['median']:.0f}" for count in rows)
+        lines.append(f"| {name} | {cells} |")
+    return lines
+
+
+def main() -> None:
+    """Rewrite the README in place."""
+    README.write_text(with_numbers(README.read_text()))
+    print(f"written: {Path(README).name}")
+
+
+if __name__ == "__main__":
+    main()

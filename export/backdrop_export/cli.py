@@ -1,0 +1,69 @@
+"""The command ``backdrop-export``: make a bundle, or turn one into a Triton model repository."""
+
+from __future__ import annotations
+
+import enum
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from backdrop_export.architectures import ARCHITECTURES
+from backdrop_export.engines import DEFAULT_ENGINE, ENGINE_KINDS
+from backdrop_export.recipes import bundle_is_current
+from backdrop_export.reporting import Report
+from backdrop_export.repository import export_repository
+from backdrop_server.errors import BackdropError
+
+app = typer.Typer(
+    help="Make bundles and turn them into Triton model repositories.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+BundleName = enum.Enum("BundleName", {name: name for name in ARCHITECTURES})  # type: ignore[misc]
+EngineName = enum.Enum("EngineName", {name: name for name in ENGINE_KINDS})  # type: ignore[misc]
+_DEFAULT_ENGINE = EngineName(DEFAULT_ENGINE)
+
+
+@app.command()
+def bundle(
+    name: Annotated[BundleName, typer.Argument(help="Which of the small bundles to make.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; replaced when it exists.")],
+) -> None:
+    """Make a small bundle with seeded random weights, the same bytes each time."""
+    report = Report()
+    if bundle_is_current(name.value, out):
+        report.say(f"{out}: up to date")
+        return
+    with report.step(f"bundle {name.value} in {out}"):
+        from backdrop_export.synthetic import make_bundle
+
+        make_bundle(name.value, out)
+
+
+@app.command()
+def repository(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder, in diffusers' layout.")],
+    engine: Annotated[
+        EngineName, typer.Option(help="What compiles and runs the graphs, and in what precision.")
+    ] = _DEFAULT_ENGINE,
+    out: Annotated[
+        Path, typer.Option(help="The repository becomes <out>/<bundle>-<engine>.")
+    ] = Path("build"),
+    declarations: Annotated[
+        Path | None,
+        typer.Option(help="The committed model declarations.", show_default="model_repository"),
+    ] = None,
+) -> None:
+    """Export a bundle: ONNX graphs, engines, and a complete Triton model repository."""
+    export_repository(bundle, engine.value, out, declarations, Report())
+
+
+def main() -> None:
+    """Run the command; an error that we raise is one sentence on stderr and exit code 1."""
+    try:
+        app()
+    except BackdropError as error:
+        sys.stderr.write(f"backdrop-export: {error}\n")
+        sys.exit(1)

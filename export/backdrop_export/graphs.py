@@ -1,0 +1,172 @@
+"""The five graphs as torch modules around diffusers' and transformers' models.
+
+Their inputs and outputs are those of ``backdrop_server.contract``; B is Triton's batch dimension.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from backdrop_export.ip_attention import RowWeightedIPAttention
+
+
+class TextEncoder(nn.Module):
+    """Both text towers: penultimate hidden states side by side, and the second's projection."""
+
+    def __init__(self, text_encoder: nn.Module, text_encoder_2: nn.Module) -> None:
+        super().__init__()
+        self.text_encoder = text_encoder
+        self.text_encoder_2 = text_encoder_2
+
+    def forward(
+        self, input_ids: torch.Tensor, input_ids_2: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Two int64 [B, 2, 77] to prompt_embeds [B, 2, 77, D] and pooled_prompt_embeds [B, 2, P]."""
+        first = self.text_encoder(input_ids.flatten(0, 1), output_hidden_states=True)
+        second = self.text_encoder_2(input_ids_2.flatten(0, 1), output_hidden_states=True)
+        states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
+        return _pairs(states), _pairs(second.text_embeds)
+
+
+class ImageEncoder(nn.Module):
+    """CLIP's normalisation and vision tower, then the IP-Adapter's projection."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(
+        self, vision: nn.Module, projection: nn.Module, mean: list[float], std: list[float]
+    ) -> None:
+        super().__init__()
+        self.vision = vision
+        self.projection = projection
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+
+    def forward(self, ref_pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 [B, S, S, 3] to image_embeds [B, 2, T, C]: unconditional, then conditional."""
+        pixels = (ref_pixels.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+        features = self._features(pixels)
+        return _pairs(self.projection(features.flatten(0, 1)))
+
+    def _features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What the projection takes, [B, 2, ...]; the base adapter's unconditional half is zero."""
+        embeds = self.vision(pixels).image_embeds
+        return torch.stack([torch.zeros_like(embeds), embeds], dim=1)
+
+
+class VaeEncoder(nn.Module):
+    """Moments of the photo and of the photo with the repainted part set to grey."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.encoder = vae.encoder
+        self.quant_conv = vae.quant_conv or nn.Identity()
+
+    def forward(self, working_image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """uint8 [B, H, W, 3] and [B, H, W] to image_moments [B, 2, 2 * channels, h, w]."""
+        image = working_image.permute(0, 3, 1, 2).float() / 255 * 2 - 1
+        masked = image * (mask < 128).float().unsqueeze(1)
+        pictures = torch.stack([image, masked], dim=1).flatten(0, 1)
+        return _pairs(self.quant_conv(self.encoder(pictures)))
+
+
+class VaeDecoder(nn.Module):
+    """Scaled latents to 8-bit pixels, rounded as diffusers rounds."""
+
+    scale: torch.Tensor
+    mean: torch.Tensor
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.decoder = vae.decoder
+        self.post_quant_conv = vae.post_quant_conv or nn.Identity()
+        config = vae.config
+        self.channels = int(config.latent_channels)
+        std = getattr(config, "latents_std", None) or [1.0] * self.channels
+        mean = getattr(config, "latents_mean", None) or [0.0] * self.channels
+        scale = torch.tensor(std) / config.scaling_factor
+        self.register_buffer("scale", scale.view(1, -1, 1, 1))
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        """[B, S, channels, h, w] to pixels uint8 [B, S, H, W, 3]."""
+        batch, samples, _, height, width = latents.shape
+        flat = latents.reshape(-1, self.channels, height, width)
+        decoded = self.decoder(self.post_quant_conv(flat * self.scale + self.mean))
+        levels = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+        pixels: torch.Tensor = levels.permute(0, 2, 3, 1)
+        return pixels.reshape(batch, samples, *pixels.shape[1:])
+
+
+class UnetControlnet(nn.Module):
+    """ControlNet, 9-channel UNet and the IP-Adapter's attention; every weight is per row.
+
+    ``unet`` must have ``RowWeightedIPAttention`` in its cross-attention; see ``install_ip_adapter``.
+    """
+
+    def __init__(self, unet: nn.Module, controlnet: nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+        self.controlnet = controlnet
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        inpaint_latents: torch.Tensor,
+        timestep: torch.Tensor,
+        prompt_embeds: torch.Tensor,
+        pooled_prompt_embeds: torch.Tensor,
+        time_ids: torch.Tensor,
+        image_embeds: torch.Tensor,
+        edges: torch.Tensor,
+        cn_weight: torch.Tensor,
+        ip_adapter_weight: torch.Tensor,
+    ) -> torch.Tensor:
+        """Shapes as in ``contract.UNET_CONTROLNET_INPUTS``; returns noise_pred like ``sample``."""
+        added = {"text_embeds": pooled_prompt_embeds, "time_ids": time_ids}
+        picture = (edges.float() / 255).unsqueeze(1).expand(-1, 3, -1, -1)
+        down, mid = self.controlnet(
+            sample,
+            timestep,
+            encoder_hidden_states=prompt_embeds,
+            controlnet_cond=picture,
+            conditioning_scale=cn_weight.view(-1, 1, 1, 1),
+            added_cond_kwargs=added,
+            return_dict=False,
+        )
+        (noise_pred,) = self.unet(
+            torch.cat([sample, inpaint_latents], dim=1),
+            timestep,
+            encoder_hidden_states=(prompt_embeds, image_embeds, ip_adapter_weight.view(-1, 1, 1)),
+            added_cond_kwargs=added,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=mid,
+            return_dict=False,
+        )
+        result: torch.Tensor = noise_pred
+        return result
+
+
+def install_ip_adapter(unet: Any, weights: dict[str, torch.Tensor]) -> None:
+    """Give each cross-attention of ``unet`` its IP-Adapter weights, by the published numbering.
+
+    ``weights`` are the file's tensors under ``ip_adapter.``, odd numbers in the order of
+    ``unet.attn_processors``. Raises KeyError with the key that is missing.
+    """
+    processors = dict(unet.attn_processors)
+    cross = [name for name in processors if name.endswith("attn2.processor")]
+    for index, name in enumerate(cross):
+        key = f"ip_adapter.{2 * index + 1}"
+        processors[name] = RowWeightedIPAttention(
+            weights[f"{key}.to_k_ip.weight"], weights[f"{key}.to_v_ip.weight"]
+        )
+    unet.set_attn_processor(processors)
+
+
+def _pairs(rows: torch.Tensor) -> torch.Tensor:
+    """[2 * B, ...] to [B, 2, ...]."""
+    return rows.reshape(-1, 2, *rows.shape[1:])

@@ -1,0 +1,35 @@
+"""Whether a bundle that was made here is still what its recipe gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from backdrop_export.manifest import (
+    files_match,
+    hash_file,
+    hash_files,
+    hash_values,
+    library_versions,
+    read_manifest,
+    write_manifest,
+)
+
+_MODULES = ("architectures", "synthetic", "vocabulary", "weights", "wiring")
+
+
+def _recipe(name: str) -> str:
+    folder = Path(__file__).parent
+    sources = [hash_file(folder / f"{module}.py") for module in _MODULES]
+    return hash_values([name, sources, library_versions()])
+
+
+def record_bundle(name: str, folder: Path) -> None:
+    """Write the manifest of the bundle ``name`` that was just made in ``folder``."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    write_manifest(folder, {"recipe": _recipe(name), "files": hash_files(folder, files)})
+
+
+def bundle_is_current(name: str, folder: Path) -> bool:
+    """Whether ``folder`` holds the bundle ``name`` as today's code makes it, undamaged."""
+    manifest = read_manifest(folder)
+    return manifest.get("recipe") == _recipe(name) and files_match(folder, manifest["files"])

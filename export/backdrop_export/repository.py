@@ -1,0 +1,185 @@
+"""From a bundle to a complete Triton model repository in a folder of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+from backdrop_export.bundles import DENOISER, GRAPH_FOLDERS, SCHEDULER, Bundle
+from backdrop_export.engines import DEFAULT_ENGINE, EngineKind, compile_engine, engine_kind
+from backdrop_export.folders import replaced_folder
+from backdrop_export.manifest import (
+    code_version,
+    files_match,
+    hash_file,
+    hash_files,
+    library_versions,
+    read_manifest,
+    write_manifest,
+)
+from backdrop_export.onnx_graphs import export_graphs
+from backdrop_export.reporting import Report
+from backdrop_export.samples import ENCODERS
+from backdrop_server.errors import SetupError
+
+DECLARATIONS = Path(__file__).resolve().parents[2] / "model_repository"
+
+
+def export_repository(
+    bundle: Path,
+    engine: str = DEFAULT_ENGINE,
+    out: Path = Path("build"),
+    declarations: Path | None = None,
+    report: Report | None = None,
+) -> Path:
+    """Build the repository ``out/<bundle>-<engine>`` and return its path.
+
+    ONNX files are kept in ``out/graphs/<bundle>``. What is up to date is not built again. Raises
+    SetupError for an incomplete bundle or an unknown engine, EngineError for a graph that differs
+    from torch by more than the engine's tolerance; the folder is then as it was before.
+    """
+    report = report or Report(quiet=True)
+    kind, opened = engine_kind(engine), Bundle.open(bundle)
+    source = _checked_declarations(declarations or DECLARATIONS)
+    target = out / f"{opened.name}-{kind.name}"
+    key = _repository_key(opened, kind, source)
+    if _is_current(target, key):
+        report.say(f"{target}: up to date")
+        return target
+    graphs = out / "graphs" / opened.name
+    records = export_graphs(opened, graphs, report)
+    with replaced_folder(target) as folder:
+        builder = _Builder(opened, kind, graphs, folder, report)
+        builder.build(source)
+        _write_repository_manifest(folder, key, kind, builder.differences, records)
+    report.print_differences()
+    report.say(f"{target}: complete")
+    return target
+
+
+def _checked_declarations(folder: Path) -> Path:
+    for model in (*ENCODERS, "preprocess", "denoise"):
+        config = folder / model / "config.pbtxt"
+        if not config.is_file():
+            raise SetupError(f"the model declarations lack {config}; see --declarations")
+    return folder
+
+
+def _declaration_files(folder: Path) -> list[Path]:
+    found = (file for file in folder.rglob("*") if "__pycache__" not in file.parts)
+    return sorted(file for file in found if file.is_file())
+
+
+def _repository_key(bundle: Bundle, kind: EngineKind, declarations: Path) -> dict[str, Any]:
+    folders = [entry.name for entry in bundle.path.iterdir() if entry.is_dir()]
+    files = [*bundle.files(tuple(folders)), *bundle.path.glob("*.json")]
+    return {
+        "bundle": hash_files(bundle.path, sorted(files)),
+        "declarations": hash_files(declarations, _declaration_files(declarations)),
+        "code": code_version(),
+        "libraries": library_versions(),
+        "engine": kind.backend,
+        "precision": kind.precision,
+    }
+
+
+def _is_current(folder: Path, key: dict[str, Any]) -> bool:
+    manifest = read_manifest(folder)
+    return manifest.get("key") == key and files_match(folder, manifest["files"])
+
+
+def _write_repository_manifest(
+    folder: Path,
+    key: dict[str, Any],
+    kind: EngineKind,
+    differences: list[dict[str, Any]],
+    records: dict[str, Any],
+) -> None:
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    manifest = {
+        "engine": kind.backend,
+        "precision": kind.precision,
+        "differences": {
+            "onnx": [row for record in records.values() for row in record["differences"]],
+            "engine": differences,
+        },
+        "key": key,
+        "files": hash_files(folder, files),
+    }
+    write_manifest(folder, manifest)
+
+
+@dataclasses.dataclass
+class _Builder:
+    """One repository being written into ``folder``."""
+
+    bundle: Bundle
+    kind: EngineKind
+    graphs: Path
+    folder: Path
+    report: Report
+    differences: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def build(self, declarations: Path) -> None:
+        """Copy the declarations and put beside them all that they name."""
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(declarations, self.folder, ignore=ignored, dirs_exist_ok=True)
+        for graph in GRAPH_FOLDERS:
+            with self.report.step(f"{graph}: {self.kind.name} engine"):
+                self._engine(graph)
+        self._denoise_files()
+        self._preprocess_files()
+
+    def _engine(self, graph: str) -> None:
+        model, stem = ("denoise", graph) if graph == DENOISER else (graph, "model")
+        version = self.folder / model / "1"
+        version.mkdir(parents=True, exist_ok=True)
+        onnx = self.graphs / f"{graph}.onnx"
+        compile_engine(self.kind, onnx, version / stem)
+        self._verify(graph, version / stem, onnx)
+        lines = _parameter("precision", self.kind.precision)
+        if graph == DENOISER:
+            lines = _parameter("engine", self.kind.backend) + lines
+        else:
+            lines = f'backend: "{self.kind.backend}"\n' + lines
+        config = self.folder / model / "config.pbtxt"
+        config.write_text(config.read_text(encoding="utf-8").rstrip("\n") + "\n" + lines)
+
+    def _verify(self, graph: str, engine: Path, onnx: Path) -> None:
+        if self.kind.backend == "onnxruntime" and hash_file(engine.with_suffix(".onnx")) == (
+            hash_file(onnx)
+        ):
+            return  # the very file that was compared when it was written
+        from backdrop_export.engines import load_network
+        from backdrop_export.loading import load_graph
+        from backdrop_export.verification import compare
+
+        module, network = load_graph(self.bundle, graph), load_network(self.kind, engine)
+        found = compare(self.bundle, graph, module, network, self.kind)
+        rows = [dataclasses.asdict(difference) for difference in found]
+        self.differences += rows
+        self.report.differences(rows)
+
+    def _denoise_files(self) -> None:
+        from backdrop_export.preview import write_preview
+
+        version = self.folder / "denoise" / "1"
+        self._facts(version)
+        shutil.copyfile(self.bundle.path / SCHEDULER, version / "scheduler_config.json")
+        with self.report.step("preview: fitting"):
+            write_preview(self.bundle, version / "preview.npz")
+
+    def _preprocess_files(self) -> None:
+        version = self.folder / "preprocess" / "1"
+        self._facts(version)
+        for name in ("tokenizer", "tokenizer_2"):
+            shutil.copytree(self.bundle.path / name, version / name)
+
+    def _facts(self, version: Path) -> None:
+        (version / "bundle.json").write_text(self.bundle.facts().to_json(), encoding="utf-8")
+
+
+def _parameter(key: str, value: str) -> str:
+    return f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}\n'

@@ -1,0 +1,100 @@
+"""Comparing a graph or an engine with the torch module that it was made from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from backdrop_export.bundles import Bundle
+from backdrop_export.engines import Arrays, EngineKind, Network
+from backdrop_export.samples import CHECKS, graph_inputs, graph_outputs, sample_inputs
+from backdrop_server.errors import EngineError
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How far one output is from torch's at one size.
+
+    ``absolute`` is the largest difference (in levels for 8-bit outputs), ``relative`` the same as a
+    share of the largest value in torch's output.
+    """
+
+    graph: str
+    engine: str
+    size: str
+    output: str
+    absolute: float
+    relative: float
+    levels: bool
+
+    def within(self, kind: EngineKind) -> bool:
+        """Whether the engine kind's tolerance allows it; false for NaN."""
+        if self.levels:
+            return self.absolute <= kind.level_tolerance
+        return self.relative <= kind.relative_tolerance
+
+
+def run_torch(module: nn.Module, graph: str, inputs: Arrays) -> Arrays:
+    """Run ``module`` on arrays by the contract's names."""
+    tensors = [torch.from_numpy(inputs[tensor.name]) for tensor in graph_inputs(graph)]
+    with torch.inference_mode():
+        results = module(*tensors)
+    results = results if isinstance(results, tuple) else (results,)
+    names = [tensor.name for tensor in graph_outputs(graph)]
+    return {name: value.numpy() for name, value in zip(names, results, strict=True)}
+
+
+def compare(
+    bundle: Bundle, graph: str, module: nn.Module, network: Network, kind: EngineKind
+) -> list[Difference]:
+    """Compare at the sizes of ``CHECKS``; raises EngineError when one is over the tolerance."""
+    differences: list[Difference] = []
+    for size in CHECKS:
+        inputs = sample_inputs(bundle, graph, size)
+        expected = run_torch(module, graph, inputs)
+        found = network(inputs)
+        differences += [
+            difference_of(graph, kind.name, str(size), name, found[name], expected[name])
+            for name in expected
+        ]
+    check(differences, kind)
+    return differences
+
+
+def difference_of(
+    graph: str,
+    engine: str,
+    size: str,
+    output: str,
+    found: npt.NDArray[Any],
+    expected: npt.NDArray[Any],
+) -> Difference:
+    """The difference between two arrays; a wrong shape or type is an EngineError."""
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        raise EngineError(
+            f"{graph} ({engine}) gives {output} as {found.dtype} {found.shape} at {size}, "
+            f"torch gives {expected.dtype} {expected.shape}"
+        )
+    exact = expected.astype(np.float64)
+    absolute = float(np.abs(found.astype(np.float64) - exact).max())
+    relative = absolute / max(float(np.abs(exact).max()), 1e-12)
+    levels = expected.dtype == np.uint8
+    return Difference(graph, engine, size, output, absolute, relative, levels)
+
+
+def check(differences: Sequence[Difference], kind: EngineKind) -> None:
+    """Raise EngineError naming the first difference that is over the tolerance."""
+    for difference in differences:
+        if not difference.within(kind):
+            raise EngineError(
+                f"{difference.graph} ({kind.name}) differs from torch at {difference.size}: "
+                f"{difference.output} by {difference.absolute:.3g} absolute, "
+                f"{difference.relative:.3g} relative; allowed: "
+                f"{kind.relative_tolerance:g} relative, {kind.level_tolerance} levels of 8-bit"
+            )

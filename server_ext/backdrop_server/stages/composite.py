@@ -1,0 +1,58 @@
+"""The product's own pixels back over the painted background, at the photo's resolution."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from backdrop_server.stages.pictures import resize
+
+_LINEAR_STEPS = 65_535
+
+
+def _linear_of_srgb() -> npt.NDArray[np.float32]:
+    """Light, 0 to 1, of each 8-bit sRGB value (IEC 61966-2-1)."""
+    value = np.arange(256) / 255
+    light = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    linear: npt.NDArray[np.float32] = light.astype(np.float32)
+    return linear
+
+
+def _srgb_of_linear() -> npt.NDArray[np.uint8]:
+    """8-bit sRGB value of light in steps of 1 / 65535."""
+    light = np.arange(_LINEAR_STEPS + 1) / _LINEAR_STEPS
+    value = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+    srgb: npt.NDArray[np.uint8] = np.rint(value * 255).astype(np.uint8)
+    return srgb
+
+
+_LINEAR = _linear_of_srgb()
+_SRGB = _srgb_of_linear()
+
+
+def paste_back(
+    photo: npt.NDArray[np.uint8],
+    alpha: npt.NDArray[np.uint8],
+    background: npt.NDArray[np.uint8],
+) -> npt.NDArray[np.uint8]:
+    """Lay ``photo`` uint8 [H0, W0, 3] over ``background`` uint8 [H, W, 3] resized to its size.
+
+    ``alpha`` is uint8 [H0, W0]. Where it is 255 the result is the photo bit for bit, where it is 0
+    the background; between, the two are mixed in linear light. Returns uint8 [H0, W0, 3].
+    """
+    height, width = alpha.shape
+    behind = resize(background, width, height)
+    result = np.where((alpha == 255)[..., None], photo, behind)
+    band = (alpha > 0) & (alpha < 255)
+    result[band] = _mix(photo[band], behind[band], alpha[band])
+    return result
+
+
+def _mix(
+    front: npt.NDArray[np.uint8], back: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.uint8]:
+    """Mix pixels uint8 [N, 3] in linear light by ``alpha`` uint8 [N]."""
+    share = alpha[:, None].astype(np.float32) / 255
+    light = _LINEAR[back] + share * (_LINEAR[front] - _LINEAR[back])
+    mixed: npt.NDArray[np.uint8] = _SRGB[np.rint(light * _LINEAR_STEPS).astype(np.intp)]
+    return mixed

@@ -1,0 +1,237 @@
+"""The heart: one UNet evaluation for every request in flight.
+
+Follows diffusers' ``StableDiffusionXLControlNetInpaintPipeline``; each request is a ``State`` of its
+own, so requests that differ in sampler, steps, weights, samples and size share an evaluation.
+Letters: S samples, C latent channels, H, W working size, h, w latent size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from backdrop_server.plan import BundleFacts, Plan
+from backdrop_server.stages.schedulers import (
+    SAMPLERS,
+    Scheduler,
+    SchedulerFactory,
+    prepare_timesteps,
+)
+
+Batch = dict[str, npt.NDArray[Any]]
+UNet = Callable[[Batch], npt.NDArray[np.float32]]
+"""Rows in (contract.UNET_CONTROLNET_INPUTS), predicted noise [rows, C, h, w] out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditioning:
+    """What a request gives the UNet at every step, for each row; see ``contract`` for the tensors."""
+
+    inpaint_latents: npt.NDArray[np.float32]  # [S, 1 + C, h, w]
+    prompt_embeds: npt.NDArray[np.float32]  # [halves, 77, D]; unconditional first
+    pooled_prompt_embeds: npt.NDArray[np.float32]  # [halves, P]
+    image_embeds: npt.NDArray[np.float32]  # [halves, T, D]
+    time_ids: npt.NDArray[np.float32]  # [6]
+    edges: npt.NDArray[np.uint8]  # [H, W]
+
+
+@dataclasses.dataclass
+class State:
+    """One request in the loop. ``latents`` [S, C, h, w] are the sampler's current ones."""
+
+    plan: Plan
+    scheduler: Scheduler
+    timesteps: torch.Tensor
+    generators: list[torch.Generator]
+    conditioning: Conditioning
+    latents: torch.Tensor
+    evaluations: int = 0
+    engine_seconds: float = 0.0
+    engine_calls: float = 0.0
+    """Its share, by rows, of the engine calls that it was part of."""
+    shared_rows: int = 0
+    """Sum over its evaluations of all rows that were evaluated together."""
+
+    @property
+    def total(self) -> int:
+        """UNet evaluations from start to end."""
+        return len(self.timesteps)
+
+    @property
+    def finished(self) -> bool:
+        """Whether no evaluation is left."""
+        return self.evaluations >= self.total
+
+    @property
+    def rows(self) -> int:
+        """Rows in a UNet batch: samples, twice with classifier-free guidance."""
+        return self.plan.samples * (2 if self.plan.uses_guidance else 1)
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Latent height and width; only equal sizes share an engine call."""
+        return tuple(self.latents.shape[-2:])
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """What the encoders and `preprocess` hand to `denoise`, with the batch dimension taken off."""
+
+    prompt_embeds: npt.NDArray[np.float32]  # [2, 77, D]; negative, positive
+    pooled_prompt_embeds: npt.NDArray[np.float32]  # [2, P]
+    image_embeds: npt.NDArray[np.float32]  # [2, T, D]; unconditional, conditional
+    image_moments: npt.NDArray[np.float32]  # [2, 2C, h, w]; photo, masked photo
+    latent_mask: npt.NDArray[np.uint8]  # [h, w]; 1 = repaint
+    edges: npt.NDArray[np.uint8]  # [H, W]
+
+
+def start(plan: Plan, encoded: Encoded, facts: BundleFacts, schedulers: SchedulerFactory) -> State:
+    """Draw the noise and set up a request that has at least one step to do.
+
+    Sample k draws from its own generator in diffusers' order: the photo's VAE sample (strength
+    below 1 only), the noise, the masked photo's VAE sample, then what the sampler draws.
+    """
+    scheduler = schedulers.make(plan.scheduler)
+    timesteps = prepare_timesteps(scheduler, plan.num_inference_steps, plan.strength)
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in plan.seeds]
+    photo, masked_photo = torch.from_numpy(np.array(encoded.image_moments))
+    latents = _initial_latents(plan, photo, facts, scheduler, timesteps, generators)
+    masked = _sample_moments(masked_photo, generators) * facts.vae_scaling_factor
+    mask = torch.from_numpy(encoded.latent_mask.astype(np.float32))
+    inpaint_latents = torch.cat([mask.expand(plan.samples, 1, *mask.shape), masked], dim=1)
+    return State(
+        plan=plan,
+        scheduler=scheduler,
+        timesteps=timesteps,
+        generators=generators,
+        conditioning=_conditioning(plan, encoded, facts, inpaint_latents.numpy()),
+        latents=latents,
+    )
+
+
+def _initial_latents(
+    plan: Plan,
+    photo: torch.Tensor,
+    facts: BundleFacts,
+    scheduler: Scheduler,
+    timesteps: torch.Tensor,
+    generators: Sequence[torch.Generator],
+) -> torch.Tensor:
+    from_noise = plan.strength == 1.0
+    photo_latents = None if from_noise else _sample_moments(photo, generators)
+    shape = (1, facts.latent_channels, *photo.shape[-2:])
+    noise = torch.cat([torch.randn(shape, generator=g) for g in generators])
+    if photo_latents is None:
+        return noise * scheduler.init_noise_sigma
+    photo_latents = photo_latents * facts.vae_scaling_factor
+    return scheduler.add_noise(photo_latents, noise, timesteps[:1].repeat(plan.samples))
+
+
+def _sample_moments(moments: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
+    """Unscaled latents [S, C, h, w], as diffusers' ``DiagonalGaussianDistribution.sample``."""
+    mean, log_variance = moments.unsqueeze(0).chunk(2, dim=1)
+    deviation = torch.exp(0.5 * log_variance.clamp(-30.0, 20.0))
+    return torch.cat([mean + deviation * torch.randn(mean.shape, generator=g) for g in generators])
+
+
+def _conditioning(
+    plan: Plan, encoded: Encoded, facts: BundleFacts, inpaint_latents: npt.NDArray[np.float32]
+) -> Conditioning:
+    halves = slice(0, 2) if plan.uses_guidance else slice(1, 2)
+    prompt_embeds = np.array(encoded.prompt_embeds)
+    pooled_prompt_embeds = np.array(encoded.pooled_prompt_embeds)
+    if not plan.has_negative_prompt and facts.force_zeros_for_empty_prompt:
+        prompt_embeds[0] = 0
+        pooled_prompt_embeds[0] = 0
+    size = (plan.height, plan.width)
+    return Conditioning(
+        inpaint_latents=inpaint_latents,
+        prompt_embeds=prompt_embeds[halves],
+        pooled_prompt_embeds=pooled_prompt_embeds[halves],
+        image_embeds=np.array(encoded.image_embeds)[halves],
+        time_ids=np.array([*size, 0, 0, *size], np.float32),  # original size, crop, target size
+        edges=np.array(encoded.edges),
+    )
+
+
+def group_by_size(states: Sequence[State]) -> list[list[State]]:
+    """The states of each picture size together, in their order: only they can share a batch."""
+    ordered = sorted(states, key=lambda state: state.size)
+    return [list(same) for _, same in itertools.groupby(ordered, key=lambda state: state.size)]
+
+
+def evaluate(states: Sequence[State], unet: UNet, row_limit: int) -> list[torch.Tensor]:
+    """Predicted noise [rows, C, h, w] for each of ``states``, which are of one size.
+
+    ``unet`` is called with at most ``row_limit`` rows; a call may end in the middle of a state.
+    """
+    batch = _concatenate([_rows(state) for state in states])
+    total = len(batch["timestep"])
+    parts = [
+        unet({name: array[at : at + row_limit] for name, array in batch.items()})
+        for at in range(0, total, row_limit)
+    ]
+    noise = torch.from_numpy(np.concatenate(parts) if len(parts) > 1 else parts[0])
+    return list(torch.split(noise, [state.rows for state in states]))
+
+
+def _concatenate(batches: Sequence[Batch]) -> Batch:
+    if len(batches) == 1:
+        return batches[0]
+    return {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
+
+
+def _rows(state: State) -> Batch:
+    """The state's rows: the unconditional half of all samples, then the conditional half."""
+    samples, rows, given = state.plan.samples, state.rows, state.conditioning
+    timestep = state.timesteps[state.evaluations]
+    scaled = state.scheduler.scale_model_input(state.latents, timestep).numpy()
+    halves = rows // samples
+    return {
+        "sample": np.concatenate([scaled] * halves),
+        "inpaint_latents": np.concatenate([given.inpaint_latents] * halves),
+        "timestep": np.full(rows, float(timestep), np.float32),
+        "prompt_embeds": np.repeat(given.prompt_embeds, samples, axis=0),
+        "pooled_prompt_embeds": np.repeat(given.pooled_prompt_embeds, samples, axis=0),
+        "time_ids": np.tile(given.time_ids, (rows, 1)),
+        "image_embeds": np.repeat(given.image_embeds, samples, axis=0),
+        "edges": np.broadcast_to(given.edges, (rows, *given.edges.shape)),
+        "cn_weight": np.full(rows, state.plan.cn_weight, np.float32),
+        "ip_adapter_weight": np.full(rows, state.plan.ip_adapter_weight, np.float32),
+    }
+
+
+def advance(state: State, noise: torch.Tensor) -> None:
+    """Take one step of the state's sampler with the predicted noise [rows, C, h, w]."""
+    if state.plan.uses_guidance:
+        unconditional, conditional = noise.chunk(2)
+        noise = unconditional + state.plan.guidance_scale * (conditional - unconditional)
+    draws = SAMPLERS[state.plan.scheduler].is_stochastic
+    kwargs = {"generator": state.generators} if draws else {}
+    timestep = state.timesteps[state.evaluations]
+    step = state.scheduler.step(noise, timestep, state.latents, return_dict=False, **kwargs)
+    latents = step[0]
+    if not torch.isfinite(latents).all():
+        raise FloatingPointError("the latents are not finite numbers any more")
+    state.latents = latents
+    state.evaluations += 1
+
+
+def preview(
+    state: State, matrix: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]
+) -> npt.NDArray[np.uint8]:
+    """A small picture of sample 0 before its next step, uint8 [h, w, 3]: a linear map, no decoder.
+
+    ``matrix`` [C, 3] and ``bias`` [3] lead from scaled latents to RGB in 0..1.
+    """
+    timestep = state.timesteps[state.evaluations]
+    latents = state.scheduler.scale_model_input(state.latents[:1], timestep)[0].numpy()
+    rgb = np.einsum("chw,cd->hwd", latents, matrix) + bias
+    pixels: npt.NDArray[np.uint8] = (rgb.clip(0, 1) * 255).astype(np.uint8)
+    return pixels

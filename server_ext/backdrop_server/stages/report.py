@@ -1,0 +1,54 @@
+"""What a picture cost and how it was made: the report that goes back with it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from backdrop_server.plan import Plan
+
+if TYPE_CHECKING:  # `postprocess` must not load torch for a report
+    from backdrop_server.stages.denoise import State
+
+
+def denoise_report(state: State | None, started_at: float, ended_at: float) -> bytes:
+    """JSON of what the loop did; ``state`` None: there was no step to take. Times: monotonic s."""
+    values: dict[str, float] = {"started_at": started_at, "ended_at": ended_at}
+    for name in ("evaluations", "rows", "engine_calls", "engine_seconds", "shared_rows"):
+        values[name] = 0 if state is None else getattr(state, name)
+    return json.dumps(values).encode()
+
+
+def final_report(
+    plan: Plan, loop: dict[str, Any], photo_size: tuple[int, int], began_at: float, ended_at: float
+) -> bytes:
+    """JSON for the caller. ``loop``: the denoise report; ``photo_size``: width, height.
+
+    ``seconds``: ``preprocess``; ``encode`` with the wait for a place in the loop; ``denoise``;
+    ``decode``; ``postprocess``; ``total``. ``engine_calls`` and ``engine_seconds``: the
+    request's share, by rows, of the UNet calls that it was part of; ``mean_rows_together``: rows
+    evaluated together with it and of its size, on average over its evaluations.
+    """
+    seconds = {
+        "preprocess": plan.prepared_at - plan.received_at,
+        "encode": loop["started_at"] - plan.prepared_at,
+        "denoise": loop["ended_at"] - loop["started_at"],
+        "decode": began_at - loop["ended_at"],
+        "postprocess": ended_at - began_at,
+        "total": ended_at - plan.received_at,
+    }
+    values = {
+        "request_id": plan.request_id,
+        "working_size": [plan.width, plan.height],
+        "photo_size": list(photo_size),
+        "matte": plan.matte_source,
+        "sampler": plan.scheduler,
+        "num_inference_steps": plan.num_inference_steps,
+        "unet_evaluations": loop["evaluations"],
+        "rows": loop["rows"],
+        "mean_rows_together": round(loop["shared_rows"] / max(1, loop["evaluations"]), 3),
+        "engine_calls": round(loop["engine_calls"], 6),
+        "engine_seconds": round(loop["engine_seconds"], 6),
+        "seconds": {name: round(value, 6) for name, value in seconds.items()},
+    }
+    return json.dumps(values).encode()

@@ -1,0 +1,283 @@
+"""The board: progress and cancelling of every request in the server, in shared memory.
+
+Triton passes a cancel on to no member of an ensemble, and a model cannot see the requests that wait
+for it. So each process of the server maps this file: `preprocess` enters a request, `denoise` posts
+its steps, `postprocess` takes it off, `control` reads it and sets cancel flags.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import enum
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from backdrop_server.contract import MAX_IN_FLIGHT, MAX_REQUEST_ID_BYTES
+from backdrop_server.errors import CancelledError, InvalidInputError, UnavailableError
+
+SHM_FOLDER = Path("/dev/shm")  # noqa: S108 (POSIX shared memory, not a temporary file)
+CAPACITY = 1024
+PREVIEW_BYTES = 3 * 160 * 160
+"""Largest preview kept: a latent picture of 1280 x 1280 px; a larger one is thinned out."""
+FORGET_AFTER = 600.0
+"""Seconds without news after which a running entry or a tombstone is swept."""
+LEASE = 120.0
+"""Seconds that the encoders, or the decoder and `postprocess`, have for a request: one that died
+there gives its place back. Time spent waiting for a full loop does not count."""
+KEEP_ENDED = 60.0
+"""Seconds for which an ended request is still known, so that a late cancel leaves no tombstone."""
+
+_ENTRY = np.dtype(
+    [
+        ("key", "S32"),
+        ("state", "u1"),
+        ("cancelled", "u1"),
+        ("step", "<i4"),
+        ("total", "<i4"),
+        ("updated", "<f8"),
+        ("preview_shape", "<u2", (2,)),
+        ("preview_slot", "<i4"),
+    ]
+)
+_PREVIEW_SLOTS = 2 * MAX_IN_FLIGHT
+_NO_SLOT = -1
+Entry = Any
+"""A view of one row of the table: numpy's ``void`` scalar, which writes through."""
+
+
+class Stage(enum.IntEnum):
+    """Where a request is."""
+
+    FREE = 0
+    WAITING = 1
+    """Entered by `preprocess`; `denoise` has not begun it."""
+    RUNNING = 2
+    FINISHING = 3
+    """Denoised; decoder and `postprocess` are at work."""
+    ENDED = 4
+    TOMBSTONE = 5
+    """Cancelled before it came; honoured when it does."""
+
+
+_LIVE = (Stage.WAITING, Stage.RUNNING, Stage.FINISHING)
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """What the board knows of one request; ``preview`` is uint8 [h, w, 3] or None."""
+
+    stage: Stage
+    step: int
+    total: int
+    cancelled: bool
+    preview: npt.NDArray[np.uint8] | None = None
+
+
+def board_path(server_pid: int) -> Path:
+    """The board's file for the tritonserver process ``server_pid``."""
+    return SHM_FOLDER / f"backdrop-board-{server_pid}"
+
+
+class Board:
+    """One process's view of the board. Every method holds the file's lock for microseconds."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        table = CAPACITY * _ENTRY.itemsize
+        os.ftruncate(self._file, table + _PREVIEW_SLOTS * PREVIEW_BYTES)  # zeroes read as FREE
+        self._entries: npt.NDArray[Any] = np.memmap(path, _ENTRY, "r+", shape=(CAPACITY,))
+        shape = (_PREVIEW_SLOTS, PREVIEW_BYTES)
+        self._previews: npt.NDArray[np.uint8] = np.memmap(path, np.uint8, "r+", table, shape)
+
+    def enter(self, request_id: str, limit: int) -> None:
+        """Enter a new request. Raises for a live duplicate, a tombstone, or ``limit`` held."""
+        if len(request_id.encode()) > MAX_REQUEST_ID_BYTES:
+            allowed = f"at most {MAX_REQUEST_ID_BYTES} bytes"
+            raise InvalidInputError("request id", "it is too long", allowed)
+        with self._locked():
+            entry = self._find(request_id)
+            stage = Stage.FREE if entry is None else Stage(int(entry["state"]))
+            if stage in _LIVE:
+                allowed = "an id that no request in the server has"
+                raise InvalidInputError("request id", "a live request has the same", allowed)
+            if entry is not None and stage is Stage.TOMBSTONE:
+                entry["state"] = Stage.ENDED
+                raise CancelledError("the request was cancelled before it came")
+            if self._count_live() >= limit:
+                raise UnavailableError(f"the server holds {limit} requests already; retry later")
+            self._write(entry, request_id, Stage.WAITING)
+
+    def run(self, request_id: str, total: int) -> None:
+        """`denoise` takes the request up. Raises for a live duplicate and for a cancelled one."""
+        with self._locked():
+            entry = self._find(request_id)
+            if entry is not None and entry["state"] in (Stage.RUNNING, Stage.FINISHING):
+                allowed = "an id that no request in the server has"
+                raise InvalidInputError("request id", "a live request has the same", allowed)
+            if entry is not None and entry["cancelled"]:  # also of a tombstone
+                entry["state"] = Stage.ENDED
+                raise CancelledError("the request was cancelled")
+            entry = self._write(entry, request_id, Stage.RUNNING)
+            entry["total"] = total
+            entry["preview_slot"] = self._free_preview_slot()
+
+    def post_step(
+        self, request_id: str, step: int, preview: npt.NDArray[np.uint8] | None = None
+    ) -> None:
+        """Post a finished UNet evaluation and a small picture, uint8 [h, w, 3]."""
+        with self._locked():
+            entry = self._find(request_id)
+            if entry is None:
+                return
+            entry["step"] = step
+            entry["updated"] = self._clock()
+            if preview is not None and entry["preview_slot"] != _NO_SLOT:
+                thin = _thin(preview)
+                entry["preview_shape"] = thin.shape[:2]
+                self._previews[entry["preview_slot"], : thin.size] = thin.reshape(-1)
+
+    def move(self, request_id: str, stage: Stage) -> None:
+        """Note that a request is FINISHING or has ENDED."""
+        with self._locked():
+            entry = self._find(request_id)
+            if entry is not None:
+                entry["state"] = stage
+                entry["updated"] = self._clock()
+                entry["preview_slot"] = _NO_SLOT
+                entry["preview_shape"] = 0
+
+    def give_up(self, request_id: str) -> None:
+        """Note the end of a request that could not be begun; a live twin of it stays as it is."""
+        with self._locked():
+            entry = self._find(request_id)
+            if entry is not None and entry["state"] == Stage.WAITING:
+                entry["state"] = Stage.ENDED
+                entry["updated"] = self._clock()
+
+    def cancel(self, request_id: str) -> Status:
+        """Flag a request; leave a tombstone for an unknown one. Returns what it was before."""
+        with self._locked():
+            entry = self._find(request_id)
+            before = self._status(entry)
+            if entry is None:
+                self._write(None, request_id, Stage.TOMBSTONE)["cancelled"] = 1
+            elif before.stage in _LIVE:
+                entry["cancelled"] = 1
+            return before
+
+    def is_cancelled(self, request_id: str) -> bool:
+        """Whether somebody cancelled this request."""
+        with self._locked():
+            entry = self._find(request_id)
+            return entry is not None and bool(entry["cancelled"])
+
+    def status(self, request_id: str) -> Status:
+        """What is known of a request; stage FREE for an unknown one."""
+        with self._locked():
+            return self._status(self._find(request_id))
+
+    def count_live(self) -> int:
+        """Requests now between `preprocess` and the end of `postprocess`."""
+        with self._locked():
+            self._sweep()
+            return self._count_live()
+
+    def close(self) -> None:
+        """Let go of the file; the maps go with the object."""
+        os.close(self._file)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def _find(self, request_id: str) -> Entry | None:
+        self._sweep()
+        used = self._entries["state"] != Stage.FREE
+        found = np.flatnonzero(used & (self._entries["key"] == _key(request_id)))
+        return self._entries[found[0]] if found.size else None
+
+    def _sweep(self) -> None:
+        """Free what had no news for long; `denoise` enters a live one again when it comes."""
+        state = self._entries["state"]
+        age = self._clock() - self._entries["updated"]
+        gone = (state == Stage.ENDED) & (age > KEEP_ENDED)
+        gone |= (state == Stage.FINISHING) & (age > LEASE)
+        gone |= np.isin(state, (Stage.RUNNING, Stage.TOMBSTONE)) & (age > FORGET_AFTER)
+        waiting = state == Stage.WAITING
+        if (state == Stage.RUNNING).sum() < MAX_IN_FLIGHT:
+            gone |= waiting & (age > LEASE)
+        else:  # queued behind a full loop, for as long as that takes
+            self._entries["updated"][waiting] = self._clock()
+        state[gone] = Stage.FREE
+
+    def _count_live(self) -> int:
+        return int(np.isin(self._entries["state"], _LIVE).sum())
+
+    def _write(self, entry: Entry | None, request_id: str, stage: Stage) -> Entry:
+        if entry is None:
+            entry = self._entries[self._free_slot()]
+        entry["key"] = _key(request_id)
+        entry["state"] = stage
+        entry["cancelled"] = entry["step"] = entry["total"] = 0
+        entry["preview_shape"] = 0
+        entry["preview_slot"] = _NO_SLOT
+        entry["updated"] = self._clock()
+        return entry
+
+    def _free_preview_slot(self) -> int:
+        running = self._entries[self._entries["state"] == Stage.RUNNING]
+        free = set(range(_PREVIEW_SLOTS)) - set(running["preview_slot"].tolist())
+        return min(free, default=_NO_SLOT)
+
+    def _status(self, entry: Entry | None) -> Status:
+        if entry is None:
+            return Status(Stage.FREE, 0, 0, cancelled=False)
+        height, width = (int(side) for side in entry["preview_shape"])
+        preview = None
+        if height and width and entry["preview_slot"] != _NO_SLOT:
+            pixels = self._previews[entry["preview_slot"], : height * width * 3]
+            preview = np.array(pixels).reshape(height, width, 3)
+        return Status(
+            Stage(int(entry["state"])),
+            int(entry["step"]),
+            int(entry["total"]),
+            bool(entry["cancelled"]),
+            preview,
+        )
+
+    def _free_slot(self) -> int:
+        """A free slot, else that of the oldest entry that is not live."""
+        free = np.flatnonzero(self._entries["state"] == Stage.FREE)
+        if free.size:
+            return int(free[0])
+        age = np.where(np.isin(self._entries["state"], _LIVE), np.inf, self._entries["updated"])
+        oldest = int(np.argmin(age))
+        if not np.isfinite(age[oldest]):
+            raise UnavailableError(f"the server holds {CAPACITY} requests already; retry later")
+        return oldest
+
+
+def _key(request_id: str) -> bytes:
+    return hashlib.blake2b(request_id.encode(), digest_size=16).hexdigest().encode()
+
+
+def _thin(preview: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Leave out rows and columns until the preview fits its entry."""
+    stride = 1
+    while preview[::stride, ::stride].size > PREVIEW_BYTES:
+        stride += 1
+    return preview[::stride, ::stride]

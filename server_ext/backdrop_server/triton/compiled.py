@@ -1,0 +1,41 @@
+"""Triton's Python-based backends for compiled graphs, where the native ones are missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from backdrop_server.engines.engine import Engine, Precision
+from backdrop_server.engines.loading import load_engine
+from backdrop_server.triton.tensors import answer_each, parameter
+
+
+class CompiledModel:
+    """A model folder that holds a ``config.pbtxt`` and ``1/model.*``; the backend names the engine."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the engine file of this model version."""
+        config = json.loads(args["model_config"])
+        folder = Path(args["model_repository"], args["model_version"])
+        precision = Precision(parameter(config, "precision"))
+        self._inputs = [entry["name"] for entry in config["input"]]
+        self._engine: Engine = load_engine(config["backend"], folder / "model", precision)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Run each request by itself: on a CPU a larger batch is no faster for these graphs."""
+        return answer_each(requests, self._answer)
+
+    def _answer(self, request: Any) -> Any:
+        arrays = {
+            name: np.asarray(pb_utils.get_input_tensor_by_name(request, name).as_numpy())
+            for name in self._inputs
+        }
+        wanted = request.requested_output_names()
+        outputs = self._engine.run(arrays)
+        return pb_utils.InferenceResponse(
+            [pb_utils.Tensor(name, np.ascontiguousarray(outputs[name])) for name in wanted]
+        )

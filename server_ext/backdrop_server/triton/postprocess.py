@@ -1,0 +1,80 @@
+"""Triton entry of `postprocess`: product pixels back over the new background, pictures out."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from backdrop_server import contract
+from backdrop_server.plan import Plan
+from backdrop_server.stages import composite, pictures
+from backdrop_server.stages.report import final_report
+from backdrop_server.triton.board import Board, Stage, board_path
+from backdrop_server.triton.tensors import Array, answer_each, read, read_scalar, response
+
+IMAGES, SEEDS, REPORT, MATTE, EDGE_MAP = contract.PUBLIC_OUTPUTS
+
+
+class PostprocessModel:
+    """The last stage; takes the request off the board."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Map the board of this server."""
+        del args
+        self._board = Board(board_path(os.getppid()))
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer each request on its own."""
+        return answer_each(requests, self._answer)
+
+    def _answer(self, request: Any) -> Any:
+        began_at = time.monotonic()
+        plan = Plan.from_json(read_scalar(request, contract.PLAN))
+        try:
+            return _finish(request, plan, began_at)
+        finally:
+            self._board.move(plan.request_id, Stage.ENDED)
+
+
+def _finish(request: Any, plan: Plan, began_at: float) -> Any:
+    wanted = set(request.requested_output_names())
+    photo, alpha = _read(request, contract.PHOTO), _read(request, contract.ALPHA)
+    outputs: dict[contract.Tensor, Any] = {}
+    if IMAGES.name in wanted:
+        outputs[IMAGES] = [
+            pictures.encode(_picture(plan, photo, alpha, background), plan.output_format)
+            for background in _read(request, contract.PIXELS)
+        ]
+    if SEEDS.name in wanted:
+        outputs[SEEDS] = np.array(plan.seeds, np.int64)
+    if MATTE.name in wanted:
+        matte = pictures.resize(alpha, plan.width, plan.height)
+        outputs[MATTE] = pictures.encode(matte, "png")
+    if EDGE_MAP.name in wanted:
+        outputs[EDGE_MAP] = pictures.encode(_read(request, contract.EDGES), "png")
+    if REPORT.name in wanted:
+        loop = json.loads(read_scalar(request, contract.DENOISE_REPORT))
+        size = (photo.shape[1], photo.shape[0])
+        outputs[REPORT] = final_report(plan, loop, size, began_at, time.monotonic())
+    return response(outputs)
+
+
+def _picture(plan: Plan, photo: Array, alpha: Array, background: Array) -> npt.NDArray[np.uint8]:
+    """The answer for one sample: uint8 [H0, W0, 3], or [H, W, 3] for the raw output."""
+    if plan.keeps_photo:
+        return photo
+    if plan.preserve_subject:
+        return composite.paste_back(photo, alpha, background)
+    return background
+
+
+def _read(request: Any, tensor: contract.Tensor) -> Array:
+    array = read(request, tensor)
+    if array is None:
+        raise TypeError(f"{tensor.name} is not optional here")
+    return array

@@ -1,0 +1,141 @@
+"""Triton entry of `preprocess`: request in, plan and the arrays of every later stage out."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from backdrop_server import contract
+from backdrop_server.contract import ReplaceOptions, sample_seed
+from backdrop_server.errors import InvalidInputError
+from backdrop_server.plan import BundleFacts, Plan
+from backdrop_server.stages import canny, pictures, subject
+from backdrop_server.stages.conditioning import load_tokenizer, tokenize
+from backdrop_server.triton.board import Board, Stage, board_path
+from backdrop_server.triton.tensors import (
+    answer_each,
+    parameter,
+    read_scalar,
+    read_text,
+    response,
+)
+
+_INPUTS = {tensor.name: tensor for tensor in contract.PUBLIC_INPUTS}
+_PICTURES = ("image", "ref_image", "mask_image")
+
+
+class PreprocessModel:
+    """Decodes, finds the matte and the edges, tokenizes, and resolves every open choice."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the tokenizers and the bundle's facts from the model's folder."""
+        folder = Path(args["model_repository"], args["model_version"])
+        config = json.loads(args["model_config"])
+        self._limit = int(parameter(config, "max_held_requests"))
+        self._facts = BundleFacts.from_json((folder / "bundle.json").read_text())
+        self._tokenizers = [load_tokenizer(folder / name) for name in ("tokenizer", "tokenizer_2")]
+        self._board = Board(board_path(os.getppid()))
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer each request on its own."""
+        return answer_each(requests, self._answer)
+
+    def _answer(self, request: Any) -> Any:
+        request_id = request.request_id() or uuid.uuid4().hex
+        received_at = time.monotonic()
+        self._board.enter(request_id, self._limit)
+        try:
+            return self._prepare(request, request_id, received_at)
+        except Exception:
+            self._board.move(request_id, Stage.ENDED)
+            raise
+
+    def _prepare(self, request: Any, request_id: str, received_at: float) -> Any:
+        options = _read_options(request)
+        picture = pictures.decode(_read_required(request, "image"), "image")
+        ref_picture = pictures.decode(_read_required(request, "ref_image"), "ref_image")
+        mask_bytes = read_scalar(request, _INPUTS["mask_image"])
+        height, width = picture.rgb.shape[:2]
+        mask = None
+        if mask_bytes is not None:
+            mask = pictures.decode_mask(mask_bytes, "mask_image", (width, height))
+        matte = subject.find_matte(picture, mask)
+        size = pictures.working_size(width, height, self._facts.native_pixels)
+        working_image = pictures.resize(picture.rgb, *size)
+        working_mask = subject.working_mask(matte.alpha, *size)
+        input_ids, input_ids_2 = (
+            tokenize(tokenizer, [options.negative_prompt or "", options.prompt])
+            for tokenizer in self._tokenizers
+        )
+        plan = _make_plan(options, request_id, size, matte.source, received_at)
+        return response(
+            {
+                contract.PLAN: plan.to_json(),
+                contract.INPUT_IDS: input_ids,
+                contract.INPUT_IDS_2: input_ids_2,
+                contract.REF_PIXELS: pictures.clip_pixels(
+                    ref_picture.rgb, self._facts.clip_image_size
+                ),
+                contract.WORKING_IMAGE: working_image,
+                contract.MASK: working_mask,
+                contract.EDGES: canny.edge_map(working_image, working_mask),
+                contract.PHOTO: picture.rgb,
+                contract.ALPHA: matte.alpha,
+                contract.LATENT_MASK: subject.latent_mask(
+                    working_mask, self._facts.vae_scale_factor
+                ),
+            }
+        )
+
+
+def _read_required(request: Any, name: str) -> bytes:
+    data: bytes | None = read_scalar(request, _INPUTS[name])
+    if data is None:
+        raise InvalidInputError(name, "it is missing", "a picture file")
+    return data
+
+
+def _read_options(request: Any) -> ReplaceOptions:
+    values: dict[str, object] = {}
+    for name, tensor in _INPUTS.items():
+        if name in _PICTURES:
+            continue
+        read = read_text if tensor.dtype == "BYTES" else read_scalar
+        value = read(request, tensor)
+        if value is not None:
+            values[name] = value
+    return ReplaceOptions.from_values(values)
+
+
+def _make_plan(
+    options: ReplaceOptions,
+    request_id: str,
+    size: tuple[int, int],
+    matte_source: str,
+    received_at: float,
+) -> Plan:
+    # A seed is no secret: it tells samples apart.
+    seed = options.seed if options.seed >= 0 else random.randint(0, contract.MAX_SEED)  # noqa: S311
+    return Plan(
+        request_id=request_id,
+        width=size[0],
+        height=size[1],
+        scheduler=options.scheduler,
+        num_inference_steps=options.num_inference_steps,
+        guidance_scale=options.guidance_scale,
+        strength=options.strength,
+        cn_weight=options.cn_weight,
+        ip_adapter_weight=options.ip_adapter_weight,
+        seeds=tuple(sample_seed(seed, k) for k in range(options.samples)),
+        has_negative_prompt=options.negative_prompt is not None,
+        preserve_subject=options.preserve_subject,
+        output_format=options.output_format,
+        matte_source=matte_source,
+        received_at=received_at,
+        prepared_at=time.monotonic(),
+    )

@@ -1,0 +1,71 @@
+"""The documents say what the code and the result files say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import tomllib
+from benchmarks.readme import with_numbers
+
+from backdrop_server.contract import NUMBERS, PUBLIC_INPUTS, SCHEDULERS, ReplaceOptions
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_numbers_are_those_of_the_result_files() -> None:
+    assert with_numbers(README) == README, "run: python -m benchmarks.readme"
+
+
+def test_every_field_is_in_the_table_with_its_default_and_range() -> None:
+    defaults = ReplaceOptions(prompt="")
+    rows = {
+        cells[0].strip(" `"): cells[1:]
+        for line in README.splitlines()
+        if line.startswith("| `") and len(cells := line.strip("| ").split(" | ")) == 4
+    }
+    assert set(rows) == {tensor.name for tensor in PUBLIC_INPUTS}
+    for tensor in PUBLIC_INPUTS:
+        assert rows[tensor.name][0] == tensor.dtype
+    for name, number in NUMBERS.items():
+        assert rows[name][1].startswith(f"{number.default:g}")
+        assert f"{number.low:g} to {number.high:.15g}" in rows[name][2]
+    assert rows["scheduler"][1] == defaults.scheduler
+    assert rows["scheduler"][2] == ", ".join(SCHEDULERS)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)\)", path.read_text())
+    for target in targets:
+        if not target.startswith("http"):
+            assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_named_paths_and_make_targets_exist(path: Path) -> None:
+    text = path.read_text()
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for target in re.findall(r"\bmake ([a-z]+)", text):
+        assert target in targets | {"and"}, f"{path.name} names make {target}"
+    for named in re.findall(r"`((?:tests|docs|benchmarks|server_ext|export)/[\w./]+)`", text):
+        assert (ROOT / named).exists(), f"{path.name} names {named}"
+
+
+def test_the_readme_shows_a_picture_and_the_two_commands_first() -> None:
+    screen = "\n".join(README.splitlines()[:20])
+    assert re.search(r"!\[.+\]\(docs/pictures/\w+\.png\)", screen)
+    assert "make demo" in screen
+    assert "make test" in screen
+
+
+def test_constraints_pin_every_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [item for group in project["optional-dependencies"].values() for item in group]
+    named = {re.split(r"[\[<>=!; ]", item)[0].lower() for item in project["dependencies"] + extras}
+    pins = (ROOT / "constraints.txt").read_text().lower().splitlines()
+    pinned = {line.partition("==")[0].replace("_", "-") for line in pins}
+    assert named - {"backdrop"} <= pinned

@@ -1,0 +1,84 @@
+"""Each committed config.pbtxt parses with Triton's own protobuf and equals contract.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from backdrop_server import contract
+
+REPOSITORY = Path(__file__).parents[2] / "model_repository"
+TYPES = {"BYTES": "TYPE_STRING"}
+
+
+def load(name: str) -> Any:
+    text = (REPOSITORY / name / "config.pbtxt").read_text()
+    return text_format.Parse(text, model_config_pb2.ModelConfig())
+
+
+def as_contract(entry: Any, *, is_input: bool) -> contract.Tensor:
+    datatype = model_config_pb2.DataType.Name(entry.data_type)
+    dtype = {"TYPE_STRING": "BYTES"}.get(datatype, datatype.removeprefix("TYPE_"))
+    optional = is_input and entry.optional
+    ragged = is_input and entry.allow_ragged_batch
+    return contract.Tensor(entry.name, dtype, tuple(entry.dims), optional, ragged)
+
+
+def declared(tensors: tuple[contract.Tensor, ...], model: str) -> list[contract.Tensor]:
+    """The contract's tensors as a model may declare them: only `denoise` batches mixed shapes."""
+    keep = model == contract.DENOISE.name
+    return [
+        contract.Tensor(t.name, t.dtype, t.dims, t.optional, t.ragged and keep) for t in tensors
+    ]
+
+
+def test_every_model_is_declared() -> None:
+    folders = {path.name for path in REPOSITORY.iterdir() if path.is_dir()}
+    assert folders == {model.name for model in contract.MODELS}
+
+
+@pytest.mark.parametrize("model", contract.MODELS, ids=lambda model: model.name)
+def test_config_equals_contract(model: contract.Model) -> None:
+    config = load(model.name)
+    assert config.name == model.name
+    assert config.max_batch_size == model.max_batch_size
+    inputs = [as_contract(entry, is_input=True) for entry in config.input]
+    outputs = [as_contract(entry, is_input=False) for entry in config.output]
+    assert inputs == declared(model.inputs, model.name)
+    no_flags = [contract.Tensor(t.name, t.dtype, t.dims) for t in model.outputs]
+    assert outputs == no_flags
+
+
+def test_denoise_takes_as_many_as_the_contract_says() -> None:
+    batching = load("denoise").sequence_batching
+    assert batching.iterative_sequence
+    assert batching.oldest.max_candidate_sequences == contract.MAX_IN_FLIGHT
+
+
+def test_compiled_models_leave_backend_and_devices_to_the_export() -> None:
+    for name in ("text_encoder", "image_encoder", "vae_encoder", "vae_decoder"):
+        config = load(name)
+        assert not config.backend
+        assert not config.instance_group
+
+
+def test_ensemble_maps_every_tensor_once_and_completely() -> None:
+    config = load("replace_background")
+    available = {tensor.name for tensor in contract.PUBLIC_INPUTS}
+    steps = {step.model_name: step for step in config.ensemble_scheduling.step}
+    members = [m for m in contract.MODELS if m.name not in ("replace_background", "control")]
+    assert set(steps) == {model.name for model in members}
+    for model in members:
+        step = steps[model.name]
+        assert {t.name for t in model.inputs} == set(step.input_map)
+        assert {t.name for t in model.outputs} == set(step.output_map)
+    produced = [value for step in steps.values() for value in step.output_map.values()]
+    assert len(produced) == len(set(produced))
+    available |= set(produced)
+    for step in steps.values():
+        assert set(step.input_map.values()) <= available
+    assert {t.name for t in contract.PUBLIC_OUTPUTS} <= set(produced)
