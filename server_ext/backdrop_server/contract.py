@@ -91,6 +91,7 @@ PIXELS = Tensor("pixels", "UINT8", (-1, -1, -1, 3))  # S, H, W
 
 MAX_IN_FLIGHT = 16
 """Requests that may share one call of ``denoise``; later ones wait in Triton's queue."""
+PREPROCESS_INSTANCES = 2
 
 PREPROCESS = Model(
     "preprocess",

@@ -59,6 +59,11 @@ def test_denoise_takes_as_many_as_the_contract_says() -> None:
     assert batching.oldest.max_candidate_sequences == contract.MAX_IN_FLIGHT
 
 
+def test_preprocess_has_as_many_instances_as_the_contract_says() -> None:
+    (group,) = load("preprocess").instance_group
+    assert group.count == contract.PREPROCESS_INSTANCES
+
+
 def test_compiled_models_leave_backend_and_devices_to_the_export() -> None:
     for name in ("text_encoder", "image_encoder", "vae_encoder", "vae_decoder"):
         config = load(name)

@@ -74,8 +74,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make(repository: Path, **settings: Any) -> TritonServer:
-    ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
-    return TritonServer(LaunchSettings(repository, **(ports | settings)), on_line=lambda line: None)
+    """A server on free ports; ``small`` can make no first pictures."""
+    own = {"http_port": 0, "grpc_port": 0, "metrics_port": 0, "first_pictures": False}
+    return TritonServer(LaunchSettings(repository, **(own | settings)), on_line=lambda line: None)
 
 
 def sleep(server: TritonServer, seconds: float, module: Any = grpcclient) -> float:
@@ -244,6 +245,13 @@ def test_a_binary_that_is_no_program_is_the_reason(small: Path, tmp_path: Path) 
     server = make(small, tritonserver=binary)
     with pytest.raises(SetupError, match=r"^cannot run .*/tritonserver: Permission denied$"):
         server.start()
+
+
+def test_a_server_that_cannot_make_a_picture_does_not_start(small: Path) -> None:
+    server = make(small, first_pictures=True)
+    with pytest.raises(SetupError, match=r"the server cannot make a picture: .*image"):
+        server.start()
+    assert files_of(os.getpid()) == set()
 
 
 def test_a_start_that_takes_too_long_is_given_up(small: Path) -> None:
@@ -501,9 +509,9 @@ def read_until_ready(process: subprocess.Popen[str]) -> str:
     ("number", "when"),
     [(signal.SIGTERM, "ready"), (signal.SIGINT, "ready"), (signal.SIGTERM, "starting")],
 )
-def test_serve_ends_cleanly_by_a_signal(small: Path, number: signal.Signals, when: str) -> None:
+def test_serve_ends_cleanly_by_a_signal(repository: Path, number: signal.Signals, when: str) -> None:
     before = scratch_folders()
-    with serving(small) as process:
+    with serving(repository) as process:
         pid = child_of(process)
         if when == "ready":
             read_until_ready(process)
@@ -515,8 +523,8 @@ def test_serve_ends_cleanly_by_a_signal(small: Path, number: signal.Signals, whe
     assert scratch_folders() <= before
 
 
-def test_a_killed_serve_takes_its_server_along(small: Path) -> None:
-    with serving(small) as process:
+def test_a_killed_serve_takes_its_server_along(repository: Path) -> None:
+    with serving(repository) as process:
         pid = child_of(process)
         read_until_ready(process)
         process.kill()
@@ -527,8 +535,8 @@ def test_a_killed_serve_takes_its_server_along(small: Path) -> None:
     assert leftovers(pid, process.pid) == set()
 
 
-def test_serve_starts_a_dead_server_again_at_the_same_ports(small: Path) -> None:
-    with serving(small) as process:
+def test_serve_starts_a_dead_server_again_at_the_same_ports(repository: Path) -> None:
+    with serving(repository) as process:
         first = child_of(process)
         ready = read_until_ready(process)
         os.kill(first, signal.SIGKILL)
@@ -559,9 +567,9 @@ def test_serve_says_in_one_sentence_that_there_is_no_repository(tmp_path: Path) 
     ]
 
 
-def test_serve_says_in_one_sentence_that_a_port_is_taken(small: Path) -> None:
+def test_serve_says_in_one_sentence_that_a_port_is_taken(repository: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = run_serve("--repository", str(small), "--http-port", str(port))
+        done = run_serve("--repository", str(repository), "--http-port", str(port))
     assert done.returncode == 1
     assert done.stderr == f"error: port {port} is taken; choose another one\n"

@@ -26,6 +26,7 @@ from backdrop_server.errors import SetupError
 from backdrop_server.triton.board import SHM_FOLDER, Board, board_path
 from backdrop_server.triton.install import TritonInstall, find_tritonserver
 from backdrop_server.triton.leftovers import end_group, sweep_dead_servers
+from backdrop_server.triton.warmup import warm_up
 
 _HARMLESS = ("NVML", "DCGM", "CudaDriverHelper", "CUDA memory pool", "pinned memory", "CUDA driver")
 _RESTRICTED_HTTP = "shared-memory,model-repository,trace,logging"
@@ -52,6 +53,8 @@ class LaunchSettings:
     log_file: Path | None = None
     start_timeout: float = 180.0
     stop_timeout: float = 10.0
+    first_pictures: bool = True
+    """Make pictures before the server counts as started; a repository of other models has none."""
 
 
 class TritonServer:
@@ -102,7 +105,7 @@ class TritonServer:
         )
 
     def start(self) -> None:
-        """Start, and wait until every model is ready. Raises SetupError with the reason.
+        """Start, and wait until pictures can be made. Raises SetupError with the reason.
 
         Call it from a thread that lives as long as the server: the kernel ends the server with it.
         """
@@ -114,6 +117,8 @@ class TritonServer:
                 self._wait_until_ready()
             finally:
                 self._scratch = set(_TRITON_SCRATCH.glob("python_env_*")) - others
+            if self._settings.first_pictures:
+                warm_up(self.grpc_url)
         except BaseException:
             self.stop()
             raise
