@@ -509,7 +509,9 @@ def read_until_ready(process: subprocess.Popen[str]) -> str:
     ("number", "when"),
     [(signal.SIGTERM, "ready"), (signal.SIGINT, "ready"), (signal.SIGTERM, "starting")],
 )
-def test_serve_ends_cleanly_by_a_signal(repository: Path, number: signal.Signals, when: str) -> None:
+def test_serve_ends_cleanly_by_a_signal(
+    repository: Path, number: signal.Signals, when: str
+) -> None:
     before = scratch_folders()
     with serving(repository) as process:
         pid = child_of(process)
