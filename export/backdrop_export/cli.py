@@ -28,10 +28,10 @@ _DEFAULT_ENGINE = EngineName(DEFAULT_ENGINE)
 
 @app.command()
 def bundle(
-    name: Annotated[BundleName, typer.Argument(help="Which of the small bundles to make.")],
+    name: Annotated[BundleName, typer.Argument(help="Which bundle to make; sdxl is 11 GB.")],
     out: Annotated[Path, typer.Option(help="The folder to write; replaced when it exists.")],
 ) -> None:
-    """Make a small bundle with seeded random weights, the same bytes each time."""
+    """Make a bundle with seeded random weights, the same bytes each time."""
     report = Report()
     if bundle_is_current(name.value, out):
         report.say(f"{out}: up to date")

@@ -1,6 +1,7 @@
 """The five graphs as torch modules around diffusers' and transformers' models.
 
-Their inputs and outputs are those of ``backdrop_server.contract``; B is Triton's batch dimension.
+Their inputs and outputs are those of ``backdrop_server.contract``, FP32 whatever the weights are:
+the casts are inside. B is Triton's batch dimension.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class TextEncoder(nn.Module):
         first = self.text_encoder(input_ids.flatten(0, 1), output_hidden_states=True)
         second = self.text_encoder_2(input_ids_2.flatten(0, 1), output_hidden_states=True)
         states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
-        return _pairs(states), _pairs(second.text_embeds)
+        return _pairs(states).float(), _pairs(second.text_embeds).float()
 
 
 class ImageEncoder(nn.Module):
@@ -49,8 +50,8 @@ class ImageEncoder(nn.Module):
     def forward(self, ref_pixels: torch.Tensor) -> torch.Tensor:
         """uint8 [B, S, S, 3] to image_embeds [B, 2, T, C]: unconditional, then conditional."""
         pixels = (ref_pixels.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
-        features = self._features(pixels)
-        return _pairs(self.projection(features.flatten(0, 1)))
+        features = self._features(pixels.to(_dtype(self.vision)))
+        return _pairs(self.projection(features.flatten(0, 1))).float()
 
     def _features(self, pixels: torch.Tensor) -> torch.Tensor:
         """What the projection takes, [B, 2, ...]; the base adapter's unconditional half is zero."""
@@ -71,7 +72,8 @@ class VaeEncoder(nn.Module):
         image = working_image.permute(0, 3, 1, 2).float() / 255 * 2 - 1
         masked = image * (mask < 128).float().unsqueeze(1)
         pictures = torch.stack([image, masked], dim=1).flatten(0, 1)
-        return _pairs(self.quant_conv(self.encoder(pictures)))
+        moments = self.quant_conv(self.encoder(pictures.to(_dtype(self.encoder))))
+        return _pairs(moments).float()
 
 
 class VaeDecoder(nn.Module):
@@ -96,7 +98,8 @@ class VaeDecoder(nn.Module):
         """[B, S, channels, h, w] to pixels uint8 [B, S, H, W, 3]."""
         batch, samples, _, height, width = latents.shape
         flat = latents.reshape(-1, self.channels, height, width)
-        decoded = self.decoder(self.post_quant_conv(flat * self.scale + self.mean))
+        unscaled = (flat * self.scale + self.mean).to(_dtype(self.decoder))
+        decoded = self.decoder(self.post_quant_conv(unscaled)).float()
         levels = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
         pixels: torch.Tensor = levels.permute(0, 2, 3, 1)
         return pixels.reshape(batch, samples, *pixels.shape[1:])
@@ -127,27 +130,31 @@ class UnetControlnet(nn.Module):
         ip_adapter_weight: torch.Tensor,
     ) -> torch.Tensor:
         """Shapes as in ``contract.UNET_CONTROLNET_INPUTS``; returns noise_pred like ``sample``."""
-        added = {"text_embeds": pooled_prompt_embeds, "time_ids": time_ids}
+        dtype = _dtype(self.unet)
+        prompt = prompt_embeds.to(dtype)
+        image = (image_embeds.to(dtype), ip_adapter_weight.view(-1, 1, 1).to(dtype))
+        # Timesteps and time ids stay FP32 up to their embeddings: FP16 would round a timestep.
+        added = {"text_embeds": pooled_prompt_embeds.to(dtype), "time_ids": time_ids}
         picture = (edges.float() / 255).unsqueeze(1).expand(-1, 3, -1, -1)
         down, mid = self.controlnet(
-            sample,
+            sample.to(dtype),
             timestep,
-            encoder_hidden_states=prompt_embeds,
-            controlnet_cond=picture,
-            conditioning_scale=cn_weight.view(-1, 1, 1, 1),
+            encoder_hidden_states=prompt,
+            controlnet_cond=picture.to(dtype),
+            conditioning_scale=cn_weight.view(-1, 1, 1, 1).to(dtype),
             added_cond_kwargs=added,
             return_dict=False,
         )
         (noise_pred,) = self.unet(
-            torch.cat([sample, inpaint_latents], dim=1),
+            torch.cat([sample, inpaint_latents], dim=1).to(dtype),
             timestep,
-            encoder_hidden_states=(prompt_embeds, image_embeds, ip_adapter_weight.view(-1, 1, 1)),
+            encoder_hidden_states=(prompt, *image),
             added_cond_kwargs=added,
             down_block_additional_residuals=down,
             mid_block_additional_residual=mid,
             return_dict=False,
         )
-        result: torch.Tensor = noise_pred
+        result: torch.Tensor = noise_pred.float()
         return result
 
 
@@ -165,6 +172,10 @@ def install_ip_adapter(unet: Any, weights: dict[str, torch.Tensor]) -> None:
             weights[f"{key}.to_k_ip.weight"], weights[f"{key}.to_v_ip.weight"]
         )
     unet.set_attn_processor(processors)
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype
 
 
 def _pairs(rows: torch.Tensor) -> torch.Tensor:

@@ -38,43 +38,45 @@ from backdrop_export.graphs import (
 from backdrop_server.errors import SetupError
 
 
-def load_graph(bundle: Bundle, graph: str) -> nn.Module:
-    """The module of ``graph`` in FP32, ready to trace.
+def load_graph(bundle: Bundle, graph: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The module of ``graph`` with weights of ``dtype``, ready to trace.
 
-    Raises SetupError naming the bundle's file, and the key in it, that is missing or does not fit.
+    A VAE whose configuration says that it must be upcast stays in FP32. Raises SetupError naming
+    the bundle's file, and the key in it, that is missing or does not fit.
     """
     makers = {
         "text_encoder": _text_encoder,
         "image_encoder": _image_encoder,
-        "vae_encoder": lambda bundle: VaeEncoder(load_vae(bundle)),
-        "vae_decoder": lambda bundle: VaeDecoder(load_vae(bundle)),
+        "vae_encoder": lambda bundle, dtype: VaeEncoder(load_vae(bundle, dtype)),
+        "vae_decoder": lambda bundle, dtype: VaeDecoder(load_vae(bundle, dtype)),
         DENOISER: _unet_controlnet,
     }
-    module: nn.Module = makers[graph](bundle).eval()
+    module: nn.Module = makers[graph](bundle, dtype).eval()
     return module.requires_grad_(False)
 
 
-def load_vae(bundle: Bundle) -> Any:
-    """The bundle's ``AutoencoderKL`` in FP32."""
-    return _diffusers(AutoencoderKL, bundle, "vae")
+def load_vae(bundle: Bundle, dtype: torch.dtype = torch.float32) -> Any:
+    """The bundle's ``AutoencoderKL``."""
+    upcast = bundle.config("vae/config.json").get("force_upcast", True)
+    return _diffusers(AutoencoderKL, bundle, "vae", torch.float32 if upcast else dtype)
 
 
-def _diffusers(model_class: Any, bundle: Bundle, folder: str) -> Any:
+def _diffusers(model_class: Any, bundle: Bundle, folder: str, dtype: torch.dtype) -> Any:
     return _load(
         lambda: model_class.from_pretrained(
-            bundle.path / folder, torch_dtype=torch.float32, output_loading_info=True
+            bundle.path / folder, torch_dtype=dtype, output_loading_info=True
         ),
         bundle,
         folder,
     )
 
 
-def _transformers(model_class: Any, bundle: Bundle, folder: str) -> Any:
+def _transformers(model_class: Any, bundle: Bundle, folder: str, dtype: torch.dtype) -> Any:
     return _load(
         lambda: model_class.from_pretrained(
             bundle.path / folder,
-            dtype=torch.float32,
-            attn_implementation="sdpa",
+            dtype=dtype,
+            attn_implementation="eager",
             output_loading_info=True,
         ),
         bundle,
@@ -121,32 +123,32 @@ def _quiet_loading() -> Iterator[None]:
             enable_progress_bar()
 
 
-def _text_encoder(bundle: Bundle) -> nn.Module:
+def _text_encoder(bundle: Bundle, dtype: torch.dtype) -> nn.Module:
     return TextEncoder(
-        _transformers(CLIPTextModel, bundle, "text_encoder"),
-        _transformers(CLIPTextModelWithProjection, bundle, "text_encoder_2"),
+        _transformers(CLIPTextModel, bundle, "text_encoder", dtype),
+        _transformers(CLIPTextModelWithProjection, bundle, "text_encoder_2", dtype),
     )
 
 
-def _image_encoder(bundle: Bundle) -> nn.Module:
-    vision = _transformers(CLIPVisionModelWithProjection, bundle, "image_encoder")
-    projection = _image_projection(bundle, vision.config.projection_dim)
+def _image_encoder(bundle: Bundle, dtype: torch.dtype) -> nn.Module:
+    vision = _transformers(CLIPVisionModelWithProjection, bundle, "image_encoder", dtype)
+    projection = _image_projection(bundle, vision.config.projection_dim).to(dtype)
     mean = bundle.value(PREPROCESSOR, "image_mean")
     return ImageEncoder(vision, projection, mean, bundle.value(PREPROCESSOR, "image_std"))
 
 
-def _ip_adapter(bundle: Bundle) -> dict[str, torch.Tensor]:
+def _ip_adapter(bundle: Bundle, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     path: Path = bundle.path / IP_ADAPTER
     try:
         weights: dict[str, torch.Tensor] = load_file(path)
     except SafetensorError as error:
         raise SetupError(f"bundle {bundle.name}: {IP_ADAPTER} is damaged: {error}") from error
-    return {key: value.float() for key, value in weights.items()}
+    return {key: value.to(dtype) for key, value in weights.items()}
 
 
 def _image_projection(bundle: Bundle, embed_dim: int) -> nn.Module:
     """The base adapter's projection: CLIP's embedding to a few tokens."""
-    weights = _ip_adapter(bundle)
+    weights = _ip_adapter(bundle, torch.float32)
     if "image_proj.latents" in weights:
         raise SetupError(
             f"bundle {bundle.name}: {IP_ADAPTER} is a plus variant; only the base variant is known"
@@ -177,11 +179,11 @@ def _missing_key(bundle: Bundle, error: KeyError) -> SetupError:
     return SetupError(f"bundle {bundle.name}: {IP_ADAPTER} lacks the key {error.args[0]}")
 
 
-def _unet_controlnet(bundle: Bundle) -> nn.Module:
-    unet = _diffusers(UNet2DConditionModel, bundle, "unet")
-    controlnet = _diffusers(ControlNetModel, bundle, "controlnet")
+def _unet_controlnet(bundle: Bundle, dtype: torch.dtype) -> nn.Module:
+    unet = _diffusers(UNet2DConditionModel, bundle, "unet", dtype)
+    controlnet = _diffusers(ControlNetModel, bundle, "controlnet", dtype)
     try:
-        install_ip_adapter(unet, _ip_adapter(bundle))
+        install_ip_adapter(unet, _ip_adapter(bundle, dtype))
     except KeyError as error:
         raise _missing_key(bundle, error) from error
     return UnetControlnet(unet, controlnet)
