@@ -94,8 +94,10 @@ def _onnxruntime(path: Path) -> Network:
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    if len(graph_files(path)) > 1:  # folding would hold these weights a second time, in FP32
+    if len(graph_files(path)) > 1:
+        # Folding would hold these weights a second time, in FP32; so would casting them early.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return lambda arrays: dict(zip(names, session.run(None, arrays), strict=True))
