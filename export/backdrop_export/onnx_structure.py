@@ -11,8 +11,8 @@ from typing import Any
 
 from backdrop_server.errors import EngineError
 
-_SMALL = 4096
-"""Bytes: a constant up to this size may be a shape or an index, which shape inference reads."""
+_SMALL = 128 * 1024
+"""Bytes: a constant up to this size is kept; shape inference reads shapes, indices and biases."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 from backdrop_export.bundles import GRAPH_FOLDERS
+from backdrop_export.onnx_graphs import graphs_folder
 from backdrop_export.tensorrt_support import check_graph, register
 from backdrop_server.errors import EngineError
 from tests.export.conftest import Export
@@ -64,7 +65,7 @@ def sentences(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("graph", GRAPH_FOLDERS)
 def test_tensorrt_takes_each_graph(export: Export, graph: str) -> None:
-    path = export.out / "graphs" / export.bundle.name / f"{graph}.onnx"
+    path = graphs_folder(export.bundle, "fp32", export.out) / f"{graph}.onnx"
     assert sentences(path) == []
 
 
