@@ -32,30 +32,54 @@ class TextEncoder(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """CLIP's normalisation and vision tower, then the IP-Adapter's projection."""
+    """CLIP's normalisation and vision tower, then the IP-Adapter's projection.
+
+    The base adapter projects CLIP's embedding, and zeros for the unconditional half; the plus
+    adapter (``penultimate``) projects the tower's penultimate states, and those of zero pixels, as
+    diffusers' ``encode_image`` does. The unconditional half is the same for every picture, so it is
+    a constant here.
+    """
 
     mean: torch.Tensor
     std: torch.Tensor
+    unconditional: torch.Tensor
 
     def __init__(
-        self, vision: nn.Module, projection: nn.Module, mean: list[float], std: list[float]
+        self,
+        vision: Any,
+        projection: nn.Module,
+        mean: list[float],
+        std: list[float],
+        penultimate: bool = False,
     ) -> None:
         super().__init__()
         self.vision = vision
         self.projection = projection
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+        self.penultimate = penultimate
+        dtype = vision.dtype
+        self.register_buffer("mean", torch.tensor(mean, dtype=dtype).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=dtype).view(1, 3, 1, 1))
+        side = int(vision.config.image_size)
+        with torch.no_grad():
+            features = self._features(torch.zeros(1, 3, side, side, dtype=dtype))
+            nothing = features if penultimate else torch.zeros_like(features)
+            self.register_buffer("unconditional", projection(nothing).clone())
 
     def forward(self, ref_pixels: torch.Tensor) -> torch.Tensor:
         """uint8 [B, S, S, 3] to image_embeds [B, 2, T, C]: unconditional, then conditional."""
-        pixels = (ref_pixels.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
-        features = self._features(pixels)
-        return _pairs(self.projection(features.flatten(0, 1)))
+        pixels = ref_pixels.permute(0, 3, 1, 2).to(self.mean.dtype) / 255
+        conditional = self.projection(self._features((pixels - self.mean) / self.std))
+        unconditional = self.unconditional.expand(conditional.shape[0], -1, -1)
+        return torch.stack([unconditional, conditional], dim=1)
 
     def _features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """What the projection takes, [B, 2, ...]; the base adapter's unconditional half is zero."""
-        embeds = self.vision(pixels).image_embeds
-        return torch.stack([torch.zeros_like(embeds), embeds], dim=1)
+        """What the projection takes: [B, E] for the base adapter, [B, patches, D] for plus."""
+        features: torch.Tensor
+        if self.penultimate:
+            features = self.vision(pixels, output_hidden_states=True).hidden_states[-2]
+        else:
+            features = self.vision(pixels).image_embeds
+        return features
 
 
 class VaeEncoder(nn.Module):
@@ -68,8 +92,9 @@ class VaeEncoder(nn.Module):
 
     def forward(self, working_image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """uint8 [B, H, W, 3] and [B, H, W] to image_moments [B, 2, 2 * channels, h, w]."""
-        image = working_image.permute(0, 3, 1, 2).float() / 255 * 2 - 1
-        masked = image * (mask < 128).float().unsqueeze(1)
+        dtype = next(self.encoder.parameters()).dtype
+        image = working_image.permute(0, 3, 1, 2).to(dtype) / 255 * 2 - 1
+        masked = image * (mask < 128).to(dtype).unsqueeze(1)
         pictures = torch.stack([image, masked], dim=1).flatten(0, 1)
         return _pairs(self.quant_conv(self.encoder(pictures)))
 
@@ -88,9 +113,10 @@ class VaeDecoder(nn.Module):
         self.channels = int(config.latent_channels)
         std = getattr(config, "latents_std", None) or [1.0] * self.channels
         mean = getattr(config, "latents_mean", None) or [0.0] * self.channels
-        scale = torch.tensor(std) / config.scaling_factor
+        dtype = next(self.decoder.parameters()).dtype
+        scale = (torch.tensor(std) / config.scaling_factor).to(dtype)
         self.register_buffer("scale", scale.view(1, -1, 1, 1))
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("mean", torch.tensor(mean, dtype=dtype).view(1, -1, 1, 1))
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         """[B, S, channels, h, w] to pixels uint8 [B, S, H, W, 3]."""
@@ -128,7 +154,7 @@ class UnetControlnet(nn.Module):
     ) -> torch.Tensor:
         """Shapes as in ``contract.UNET_CONTROLNET_INPUTS``; returns noise_pred like ``sample``."""
         added = {"text_embeds": pooled_prompt_embeds, "time_ids": time_ids}
-        picture = (edges.float() / 255).unsqueeze(1).expand(-1, 3, -1, -1)
+        picture = (edges.to(sample.dtype) / 255).unsqueeze(1).expand(-1, 3, -1, -1)
         down, mid = self.controlnet(
             sample,
             timestep,
