@@ -137,7 +137,7 @@ def _check(
     published.check_parts(parts, configs)
     if not files:
         return configs, []
-    from backdrop_export.checkpoints.lora import read_lora
+    from backdrop_export.checkpoints.lora_files import read_lora
 
     loras = [read_lora(file, configs) for file in files]
     return configs, [(lora, given.weight) for lora, given in zip(loras, recipe.lora, strict=True)]
