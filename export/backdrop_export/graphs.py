@@ -1,6 +1,7 @@
 """The five graphs as torch modules around diffusers' and transformers' models.
 
-Their inputs and outputs are those of ``backdrop_server.contract``; B is Triton's batch dimension.
+Their inputs and outputs are those of ``backdrop_server.contract``, FP32 whatever the weights are:
+the casts are inside. B is Triton's batch dimension.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class TextEncoder(nn.Module):
         first = self.text_encoder(input_ids.flatten(0, 1), output_hidden_states=True)
         second = self.text_encoder_2(input_ids_2.flatten(0, 1), output_hidden_states=True)
         states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
-        return _pairs(states), _pairs(second.text_embeds)
+        return _pairs(states).float(), _pairs(second.text_embeds).float()
 
 
 class ImageEncoder(nn.Module):
@@ -56,19 +57,15 @@ class ImageEncoder(nn.Module):
         self.vision = vision
         self.projection = projection
         self.penultimate = penultimate
-        dtype = vision.dtype
-        self.register_buffer("mean", torch.tensor(mean, dtype=dtype).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=dtype).view(1, 3, 1, 1))
-        side = int(vision.config.image_size)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
         with torch.no_grad():
-            features = self._features(torch.zeros(1, 3, side, side, dtype=dtype))
-            nothing = features if penultimate else torch.zeros_like(features)
-            self.register_buffer("unconditional", projection(nothing).clone())
+            self.register_buffer("unconditional", projection(self._nothing()).float())
 
     def forward(self, ref_pixels: torch.Tensor) -> torch.Tensor:
         """uint8 [B, S, S, 3] to image_embeds [B, 2, T, C]: unconditional, then conditional."""
-        pixels = ref_pixels.permute(0, 3, 1, 2).to(self.mean.dtype) / 255
-        conditional = self.projection(self._features((pixels - self.mean) / self.std))
+        pixels = (ref_pixels.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+        conditional = self.projection(self._features(pixels.to(_dtype(self.vision)))).float()
         unconditional = self.unconditional.expand(conditional.shape[0], -1, -1)
         return torch.stack([unconditional, conditional], dim=1)
 
@@ -81,6 +78,13 @@ class ImageEncoder(nn.Module):
             features = self.vision(pixels).image_embeds
         return features
 
+    def _nothing(self) -> torch.Tensor:
+        config, dtype = self.vision.config, _dtype(self.vision)
+        if self.penultimate:
+            side = int(config.image_size)
+            return self._features(torch.zeros(1, 3, side, side, dtype=dtype))
+        return torch.zeros(1, int(config.projection_dim), dtype=dtype)
+
 
 class VaeEncoder(nn.Module):
     """Moments of the photo and of the photo with the repainted part set to grey."""
@@ -92,11 +96,11 @@ class VaeEncoder(nn.Module):
 
     def forward(self, working_image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """uint8 [B, H, W, 3] and [B, H, W] to image_moments [B, 2, 2 * channels, h, w]."""
-        dtype = next(self.encoder.parameters()).dtype
-        image = working_image.permute(0, 3, 1, 2).to(dtype) / 255 * 2 - 1
-        masked = image * (mask < 128).to(dtype).unsqueeze(1)
+        image = working_image.permute(0, 3, 1, 2).float() / 255 * 2 - 1
+        masked = image * (mask < 128).float().unsqueeze(1)
         pictures = torch.stack([image, masked], dim=1).flatten(0, 1)
-        return _pairs(self.quant_conv(self.encoder(pictures)))
+        moments = self.quant_conv(self.encoder(pictures.to(_dtype(self.encoder))))
+        return _pairs(moments).float()
 
 
 class VaeDecoder(nn.Module):
@@ -113,16 +117,16 @@ class VaeDecoder(nn.Module):
         self.channels = int(config.latent_channels)
         std = getattr(config, "latents_std", None) or [1.0] * self.channels
         mean = getattr(config, "latents_mean", None) or [0.0] * self.channels
-        dtype = next(self.decoder.parameters()).dtype
-        scale = (torch.tensor(std) / config.scaling_factor).to(dtype)
+        scale = torch.tensor(std) / config.scaling_factor
         self.register_buffer("scale", scale.view(1, -1, 1, 1))
-        self.register_buffer("mean", torch.tensor(mean, dtype=dtype).view(1, -1, 1, 1))
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         """[B, S, channels, h, w] to pixels uint8 [B, S, H, W, 3]."""
         batch, samples, _, height, width = latents.shape
         flat = latents.reshape(-1, self.channels, height, width)
-        decoded = self.decoder(self.post_quant_conv(flat * self.scale + self.mean))
+        unscaled = (flat * self.scale + self.mean).to(_dtype(self.decoder))
+        decoded = self.decoder(self.post_quant_conv(unscaled)).float()
         levels = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
         pixels: torch.Tensor = levels.permute(0, 2, 3, 1)
         return pixels.reshape(batch, samples, *pixels.shape[1:])
@@ -153,27 +157,31 @@ class UnetControlnet(nn.Module):
         ip_adapter_weight: torch.Tensor,
     ) -> torch.Tensor:
         """Shapes as in ``contract.UNET_CONTROLNET_INPUTS``; returns noise_pred like ``sample``."""
-        added = {"text_embeds": pooled_prompt_embeds, "time_ids": time_ids}
-        picture = (edges.to(sample.dtype) / 255).unsqueeze(1).expand(-1, 3, -1, -1)
+        dtype = _dtype(self.unet)
+        prompt = prompt_embeds.to(dtype)
+        image = (image_embeds.to(dtype), ip_adapter_weight.view(-1, 1, 1).to(dtype))
+        # Timesteps and time ids stay FP32 up to their embeddings: FP16 would round a timestep.
+        added = {"text_embeds": pooled_prompt_embeds.to(dtype), "time_ids": time_ids}
+        picture = (edges.float() / 255).unsqueeze(1).expand(-1, 3, -1, -1)
         down, mid = self.controlnet(
-            sample,
+            sample.to(dtype),
             timestep,
-            encoder_hidden_states=prompt_embeds,
-            controlnet_cond=picture,
-            conditioning_scale=cn_weight.view(-1, 1, 1, 1),
+            encoder_hidden_states=prompt,
+            controlnet_cond=picture.to(dtype),
+            conditioning_scale=cn_weight.view(-1, 1, 1, 1).to(dtype),
             added_cond_kwargs=added,
             return_dict=False,
         )
         (noise_pred,) = self.unet(
-            torch.cat([sample, inpaint_latents], dim=1),
+            torch.cat([sample, inpaint_latents], dim=1).to(dtype),
             timestep,
-            encoder_hidden_states=(prompt_embeds, image_embeds, ip_adapter_weight.view(-1, 1, 1)),
+            encoder_hidden_states=(prompt, *image),
             added_cond_kwargs=added,
             down_block_additional_residuals=down,
             mid_block_additional_residual=mid,
             return_dict=False,
         )
-        result: torch.Tensor = noise_pred
+        result: torch.Tensor = noise_pred.float()
         return result
 
 
@@ -191,6 +199,10 @@ def install_ip_adapter(unet: Any, weights: dict[str, torch.Tensor]) -> None:
             weights[f"{key}.to_k_ip.weight"], weights[f"{key}.to_v_ip.weight"]
         )
     unet.set_attn_processor(processors)
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype
 
 
 def _pairs(rows: torch.Tensor) -> torch.Tensor:

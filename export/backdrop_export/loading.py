@@ -55,9 +55,9 @@ _PARTS = {
 def load_graph(bundle: Bundle, graph: str, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The module of ``graph``, ready to trace, with its weights in ``dtype``.
 
-    Its inputs other than ids and 8-bit pixels must be of ``dtype`` too. Weights that have it in
-    their file are mapped, not copied. Raises SetupError naming the file, the key and the shapes of
-    what is missing or does not fit, before any weight is read.
+    Weights that have that type in their file are mapped, not copied. A VAE whose configuration says
+    that it must be upcast stays in FP32. Raises SetupError naming the file, the key and the shapes
+    of what is missing or does not fit, before any weight is read.
     """
     check_bundle(bundle, graph)
     makers = {
@@ -97,8 +97,9 @@ def _adapter_part(bundle: Bundle) -> Part:
 
 
 def load_vae(bundle: Bundle, dtype: torch.dtype = torch.float32) -> Any:
-    """The bundle's ``AutoencoderKL`` in ``dtype``."""
-    return load_component(bundle, "vae", dtype)
+    """The bundle's ``AutoencoderKL``."""
+    upcast = bundle.config("vae/config.json").get("force_upcast", True)
+    return load_component(bundle, "vae", torch.float32 if upcast else dtype)
 
 
 def load_component(bundle: Bundle, component: str, dtype: torch.dtype) -> Any:
@@ -112,7 +113,7 @@ def load_component(bundle: Bundle, component: str, dtype: torch.dtype) -> Any:
     if component in ("unet", "controlnet", "vae"):
         options["torch_dtype"] = dtype
     else:
-        options |= {"dtype": dtype, "attn_implementation": "sdpa"}
+        options |= {"dtype": dtype, "attn_implementation": "eager"}
     with _no_progress_bars(), quiet_libraries():
         try:
             model, info = model_class.from_pretrained(folder, output_loading_info=True, **options)
