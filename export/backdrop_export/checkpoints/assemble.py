@@ -7,18 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from backdrop_export.bundles import Bundle
+from backdrop_export.checkpoints.disk import check_space
 from backdrop_export.checkpoints.pieces import (
     ADAPTER,
     SINGLE_FILE,
-    SINGLE_FILE_PARTS,
     Pieces,
+    converted_parts,
     gather,
+    gather_loras,
 )
 from backdrop_export.checkpoints.recipe import Recipe
-from backdrop_export.checkpoints.sources import Listing, list_source
+from backdrop_export.checkpoints.sources import Listing
 from backdrop_export.checkpoints.writing import read_json, write_converted, write_pieces
 from backdrop_export.folders import replaced_folder
-from backdrop_export.manifest import hash_file, hash_values, read_manifest, write_manifest
+from backdrop_export.manifest import (
+    MANIFEST,
+    hash_file,
+    hash_values,
+    read_manifest,
+    write_manifest,
+)
 from backdrop_export.reporting import Report
 from backdrop_export.weight_files import Key, Keys, read_keys, tensor_shapes
 from backdrop_server.errors import SetupError
@@ -32,18 +40,19 @@ def assemble(recipe: Recipe, out: Path, report: Report | None = None) -> Path:
     not fit; the folder is then as it was before.
     """
     report = report or Report(quiet=True)
-    pieces, loras = gather(recipe), list_loras(recipe)
+    pieces, loras = gather(recipe), gather_loras(recipe)
     key = _key(recipe, pieces, loras)
     if _is_current(out, key):
         report.say(f"{out}: up to date")
         return out
+    _check_apart(out, pieces)
+    check_space(recipe, pieces, out)
     for title in _downloads(pieces, loras):
         report.say(f"{title}: downloading")
     folders = {part: piece.fetch() for part, piece in pieces.items()}
     files = [listing.fetch([str(listing.file)]) / str(listing.file) for listing in loras]
     with report.step(f"{recipe.name}: comparing keys and shapes"):
         configs, checked = _check(recipe, pieces, folders, files)
-    _check_apart(out, pieces)
     with report.step(f"bundle {recipe.name} in {out}"), replaced_folder(out) as folder:
         write_pieces(recipe, pieces, folders, folder)
         for name in converted_parts(pieces):
@@ -59,25 +68,18 @@ def assemble(recipe: Recipe, out: Path, report: Report | None = None) -> Path:
 
 
 def _check_apart(out: Path, pieces: Pieces) -> None:
-    """The bundle replaces the folder ``out``: no source may lie in it, nor be it."""
+    """The bundle replaces the folder ``out``: no source may lie in it, and nothing else."""
+    if out.exists() and any(out.iterdir()) and not (out / MANIFEST).exists():
+        raise SetupError(f"{out} is not empty and was not made by this command; it is left alone")
     for piece in pieces.values():
         root = piece.listing.root
         if root is not None and root.resolve().is_relative_to(out.resolve()):
             raise SetupError(f"{out} would be replaced, and {piece.listing.key} is read from it")
 
 
-def list_loras(recipe: Recipe) -> list[Listing]:
-    """The recipe's LoRA files; raises SetupError for a source that is not one file."""
-    found = [list_source("lora", lora.file, recipe.path.parent.resolve()) for lora in recipe.lora]
-    for listing in found:
-        if listing.file is None:
-            raise SetupError(f"lora = {listing.text!r} is a folder, and must name one file")
-    return found
-
-
 def is_assembled(recipe: Recipe, out: Path) -> bool:
     """Whether ``out`` holds what the recipe and its sources give today."""
-    return _is_current(out, _key(recipe, gather(recipe), list_loras(recipe)))
+    return _is_current(out, _key(recipe, gather(recipe), gather_loras(recipe)))
 
 
 def _key(recipe: Recipe, pieces: Pieces, loras: list[Listing]) -> str:
@@ -110,13 +112,6 @@ def _downloads(pieces: Pieces, loras: list[Listing]) -> Iterator[str]:
         if missing:
             total = sum(listing.files[name] for name in missing)
             yield f"{listing.text} ({len(missing)} files, {total / 1e6:.0f} MB)"
-
-
-def converted_parts(pieces: Pieces) -> list[str]:
-    """Components that come out of a single file."""
-    if SINGLE_FILE not in pieces:
-        return []
-    return [name for name in SINGLE_FILE_PARTS if pieces[name].weights is None]
 
 
 def _check(

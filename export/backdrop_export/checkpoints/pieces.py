@@ -149,3 +149,19 @@ def _weights(part: str, listing: Listing, folder: str, variant: str) -> Piece:
             f"{folder + '/' if folder else ''}config.json"
         )
     return dataclasses.replace(piece, files=(*piece.files, *found.all), weights=found)
+
+
+def gather_loras(recipe: Recipe) -> list[Listing]:
+    """The recipe's LoRA files; raises SetupError for a source that is not one file."""
+    found = [list_source("lora", lora.file, recipe.path.parent.resolve()) for lora in recipe.lora]
+    for listing in found:
+        if listing.file is None:
+            raise SetupError(f"lora = {listing.text!r} is a folder, and must name one file")
+    return found
+
+
+def converted_parts(pieces: Pieces) -> list[str]:
+    """Components that come out of a single file."""
+    if SINGLE_FILE not in pieces:
+        return []
+    return [name for name in SINGLE_FILE_PARTS if pieces[name].weights is None]

@@ -44,13 +44,10 @@ class Listing:
 
     def identity(self, names: Iterable[str]) -> list[Any]:
         """What changes when one of the files does: the hub's revision, or sizes and times."""
-        if self.root is None:
-            return [self.repo, self.revision, *names]
-        stats = [(self.root / name).stat() for name in names]
-        return [
-            [str(self.root / name), stat.st_size, stat.st_mtime_ns]
-            for name, stat in zip(names, stats, strict=True)
-        ]
+        if self.repo or self.root is None:
+            return [self.repo, self.revision, self.inside, *names]
+        stats = {str(self.root / name): (self.root / name).stat() for name in names}
+        return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()]
 
     def to_download(self, names: Iterable[str]) -> list[str]:
         """Those of ``names`` that are neither here nor in the hub's cache."""
@@ -140,17 +137,16 @@ def _cached(key: str, text: str, repo: str, revision: str | None, inside: str) -
     """The source as an earlier download left it in the hub's cache."""
     from huggingface_hub import try_to_load_from_cache
 
-    def lookup(name: str) -> Path | None:
-        found = try_to_load_from_cache(repo, name, revision=revision)
-        return Path(found) if isinstance(found, str) else None
-
-    file = lookup(inside) if PurePosixPath(inside).suffix in (".safetensors", ".bin") else None
-    if file is not None:
-        return Listing(key, text, {file.name: file.stat().st_size}, file.name, file.parent)
-    for landmark in _LANDMARKS:
-        found = lookup(_join(inside, landmark))
-        if found is not None:
-            return Listing(key, text, _files(found.parent), root=found.parent)
+    is_file = PurePosixPath(inside).suffix in SUFFIXES
+    for landmark in (inside,) if is_file else (_join(inside, name) for name in _LANDMARKS):
+        found = try_to_load_from_cache(repo, landmark, revision=revision)
+        if isinstance(found, str):
+            path, depth = Path(found), len(PurePosixPath(landmark).parts)
+            commit, folder = path.parents[depth - 1].name, path.parent
+            below = "/".join(PurePosixPath(landmark).parts[:-1])
+            files = {path.name: path.stat().st_size} if is_file else _files(folder)
+            file = path.name if is_file else None
+            return Listing(key, text, files, file, folder, repo, below, commit)
     return None
 
 
