@@ -61,7 +61,7 @@ def select_weights(names: Iterable[str], variant: str | None = None) -> WeightNa
     Knows whole files and shards with an index, of diffusers and transformers; None without any.
     """
     present = sorted(names)
-    variants = dict.fromkeys((variant, None, "fp16"))
+    variants = dict.fromkeys((variant or None, None, "fp16"))
     for suffix in SUFFIXES:
         for wanted in variants:
             for stem in _STEMS:

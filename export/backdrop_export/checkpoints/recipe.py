@@ -48,7 +48,7 @@ class Recipe:
     """For a single file: the folder with the components' configurations and tokenizers."""
     native_pixels: int = 1024 * 1024
     variant: str = "fp16"
-    """Which of a folder's weights to take where there are several."""
+    """Which of a folder's weights to take where there are several; empty for those without one."""
     lora: tuple[Lora, ...] = ()
 
     @property
