@@ -89,18 +89,21 @@ def check_parts(parts: Mapping[str, Part], configs: Mapping[str, Config]) -> Non
     ``configs`` are all components' configurations. Raises SetupError naming the file, the key, and
     both shapes of the first that does not fit.
     """
+    unet = None
     for name, part in parts.items():
         if name != ADAPTER:
             model = empty_model(name, part.config | _demands(name, configs), part.place)
             check_keys(part, _expected(name, model))
+            unet = model if name == "unet" else unet
     if "controlnet" in parts:
         _check_residuals(parts["controlnet"], configs["unet"])
     if ADAPTER in parts:
-        _check_adapter(parts[ADAPTER], configs)
+        config = configs["unet"] | _demands("unet", configs)
+        unet = unet or empty_model("unet", config, parts[ADAPTER].place)
+        _check_adapter(parts[ADAPTER], unet, configs)
 
 
-def _check_adapter(part: Part, configs: Mapping[str, Config]) -> None:
-    unet = empty_model("unet", configs["unet"] | _demands("unet", configs), part.place)
+def _check_adapter(part: Part, unet: Any, configs: Mapping[str, Config]) -> None:
     shapes = {name: key.shape for name, key in part.keys.items()}
     width, channels = int(unet.config.cross_attention_dim), cross_attention_channels(unet)
     vision = vision_sizes(configs["image_encoder"])

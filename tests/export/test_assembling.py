@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 
 from backdrop_export import cli
 from backdrop_export.bundles import DENOISER, GRAPH_FOLDERS, IP_ADAPTER, Bundle
-from backdrop_export.checkpoints import disk
 from backdrop_export.checkpoints.assemble import assemble
 from backdrop_export.checkpoints.plan import make_plan
 from backdrop_export.checkpoints.recipe import SHIPPED, read_recipe
@@ -55,7 +54,7 @@ def to_shards(folder: Path) -> None:
     file = weights_file(folder)
     names = sorted(load_file(file))
     halves = names[: len(names) // 2], names[len(names) // 2 :]
-    place = {}
+    place: dict[str, str] = {}
     for index, half in enumerate(halves, start=1):
         shard = f"{file.stem}-0000{index}-of-00002.safetensors"
         tensors = load_file(file)
@@ -214,7 +213,7 @@ def test_a_short_disk_is_said_before_anything_is_written(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     full = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: full)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
     assert run_cli(monkeypatch, "plan", tiny.path, "--out", tmp_path / "build") == 1
     assert "GB free, and the export of tiny needs" in capsys.readouterr().err
     to_pickle_adapter = tmp_path / "adapter.bin"

@@ -35,6 +35,9 @@ class Listing:
     repo: str = ""
     inside: str = ""
     revision: str = ""
+    """The commit that was listed."""
+    asked: str | None = None
+    """The branch, tag or commit that the recipe asks for."""
 
     def below(self, folder: str) -> list[str]:
         """Names of the files right in ``folder``."""
@@ -72,7 +75,8 @@ class Listing:
 
         wanted = [_join(self.inside, name) for name in names]
         try:
-            root = snapshot_download(self.repo, revision=self.revision, allow_patterns=wanted)
+            # By the name that was asked for, which the cache then knows without the hub too.
+            root = snapshot_download(self.repo, revision=self.asked, allow_patterns=wanted)
         except Exception as error:  # the hub's client raises its transport's errors too
             raise _unreachable(self.key, self.repo, error) from error
         return Path(root) / self.inside
@@ -122,12 +126,13 @@ def _list_hub(key: str, text: str, repo: str, revision: str | None, inside: str)
         folder, name = str(PurePosixPath(inside).parent), PurePosixPath(inside).name
         folder = "" if folder == "." else folder
         files = {name: sizes[inside]}
-        return Listing(key, text, files, name, None, repo, folder, str(info.sha))
+        return Listing(key, text, files, name, None, repo, folder, str(info.sha), revision)
     prefix = f"{inside.rstrip('/')}/" if inside else ""
     files = {n.removeprefix(prefix): size for n, size in sizes.items() if n.startswith(prefix)}
     if not files:
         raise SetupError(f"{key} = {text!r}: {repo} has no file or folder {inside}")
-    return Listing(key, text, files, None, None, repo, prefix.rstrip("/"), str(info.sha))
+    inside = prefix.rstrip("/")
+    return Listing(key, text, files, None, None, repo, inside, str(info.sha), revision)
 
 
 _LANDMARKS = ("model_index.json", "config.json")
