@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from backdrop_export import ip_adapter
+from backdrop_export.weight_files import tensor_shapes
 from backdrop_server.errors import SetupError
 from backdrop_server.plan import BundleFacts
 
@@ -82,6 +84,11 @@ class Bundle:
         """Every file in ``folders``, sorted."""
         found = (file for folder in folders for file in (self.path / folder).rglob("*"))
         return sorted(file for file in found if file.is_file())
+
+    def image_tokens(self) -> int:
+        """Tokens that the IP-Adapter makes of a picture: 4 for the base variant, 16 for plus."""
+        path = self.path / IP_ADAPTER
+        return ip_adapter.tokens(tensor_shapes(path), path)
 
     def facts(self) -> BundleFacts:
         """What the stages must know; raises SetupError naming the file and key that is missing."""

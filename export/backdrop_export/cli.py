@@ -1,4 +1,4 @@
-"""The command ``backdrop-export``: make a bundle, or turn one into a Triton model repository."""
+"""The command ``backdrop-export``: make bundles, and turn one into a Triton model repository."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from backdrop_export.architectures import ARCHITECTURES
+from backdrop_export.checkpoints.recipe import is_recipe, read_recipe
 from backdrop_export.engines import DEFAULT_ENGINE, ENGINE_KINDS
 from backdrop_export.recipes import bundle_is_current
 from backdrop_export.reporting import Report
@@ -24,6 +25,8 @@ app = typer.Typer(
 BundleName = enum.Enum("BundleName", {name: name for name in ARCHITECTURES})  # type: ignore[misc]
 EngineName = enum.Enum("EngineName", {name: name for name in ENGINE_KINDS})  # type: ignore[misc]
 _DEFAULT_ENGINE = EngineName(DEFAULT_ENGINE)
+_RECIPE = "A recipe (a .toml file), or the name of a shipped one: sdxl."
+_BUNDLE = "A bundle's folder in diffusers' layout, or a recipe: it is assembled first."
 
 
 @app.command()
@@ -43,8 +46,38 @@ def bundle(
 
 
 @app.command()
+def assemble(
+    recipe: Annotated[Path, typer.Argument(help=_RECIPE)],
+    out: Annotated[Path, typer.Option(help="The bundle's folder; replaced when it exists.")],
+) -> None:
+    """Make a bundle of published checkpoints: link, convert, fuse, and check every key."""
+    from backdrop_export.checkpoints.assemble import assemble as assemble_bundle
+
+    assemble_bundle(read_recipe(recipe), out, Report())
+
+
+@app.command()
+def plan(
+    bundle: Annotated[Path, typer.Argument(help=_BUNDLE)],
+    engine: Annotated[EngineName, typer.Option(help="As for repository.")] = _DEFAULT_ENGINE,
+    out: Annotated[Path, typer.Option(help="As for repository.")] = Path("build"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show what an export would read, download and write, and whether the disk holds it."""
+    from backdrop_export.checkpoints.plan import make_plan
+    from backdrop_export.checkpoints.plan_table import plan_json, print_plan
+
+    made = make_plan(bundle, engine.value, out)
+    if as_json:
+        typer.echo(plan_json(made))
+    else:
+        print_plan(made)
+    made.check()
+
+
+@app.command()
 def repository(
-    bundle: Annotated[Path, typer.Argument(help="A bundle's folder, in diffusers' layout.")],
+    bundle: Annotated[Path, typer.Argument(help=_BUNDLE)],
     engine: Annotated[
         EngineName, typer.Option(help="What compiles and runs the graphs, and in what precision.")
     ] = _DEFAULT_ENGINE,
@@ -56,8 +89,14 @@ def repository(
         typer.Option(help="The committed model declarations.", show_default="model_repository"),
     ] = None,
 ) -> None:
-    """Export a bundle: ONNX graphs, engines, and a complete Triton model repository."""
-    export_repository(bundle, engine.value, out, declarations, Report())
+    """Export a bundle or a recipe: ONNX graphs, engines, and a complete Triton model repository."""
+    report = Report()
+    if is_recipe(bundle):
+        from backdrop_export.checkpoints.assemble import assemble as assemble_bundle
+
+        recipe = read_recipe(bundle)
+        bundle = assemble_bundle(recipe, out / "bundles" / recipe.name, report)
+    export_repository(bundle, engine.value, out, declarations, report)
 
 
 def main() -> None:

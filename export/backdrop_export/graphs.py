@@ -34,30 +34,57 @@ class TextEncoder(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """CLIP's normalisation and vision tower, then the IP-Adapter's projection."""
+    """CLIP's normalisation and vision tower, then the IP-Adapter's projection.
+
+    The base adapter projects CLIP's embedding, and zeros for the unconditional half; the plus
+    adapter (``penultimate``) projects the tower's penultimate states, and those of zero pixels, as
+    diffusers' ``encode_image`` does. The unconditional half is the same for every picture, so it is
+    a constant here.
+    """
 
     mean: torch.Tensor
     std: torch.Tensor
+    unconditional: torch.Tensor
 
     def __init__(
-        self, vision: nn.Module, projection: nn.Module, mean: list[float], std: list[float]
+        self,
+        vision: Any,
+        projection: nn.Module,
+        mean: list[float],
+        std: list[float],
+        penultimate: bool = False,
     ) -> None:
         super().__init__()
         self.vision = vision
         self.projection = projection
+        self.penultimate = penultimate
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+        with torch.no_grad():
+            self.register_buffer("unconditional", projection(self._nothing()).float())
 
     def forward(self, ref_pixels: torch.Tensor) -> torch.Tensor:
         """uint8 [B, S, S, 3] to image_embeds [B, 2, T, C]: unconditional, then conditional."""
         pixels = (ref_pixels.float().permute(0, 3, 1, 2) / 255 - self.mean) / self.std
-        features = self._features(pixels.to(_dtype(self.vision)))
-        return _pairs(self.projection(features.flatten(0, 1))).float()
+        conditional = self.projection(self._features(pixels.to(_dtype(self.vision)))).float()
+        unconditional = self.unconditional.expand(conditional.shape[0], -1, -1)
+        return torch.stack([unconditional, conditional], dim=1)
 
     def _features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """What the projection takes, [B, 2, ...]; the base adapter's unconditional half is zero."""
-        embeds = self.vision(pixels).image_embeds
-        return torch.stack([torch.zeros_like(embeds), embeds], dim=1)
+        """What the projection takes: [B, E] for the base adapter, [B, patches, D] for plus."""
+        features: torch.Tensor
+        if self.penultimate:
+            features = self.vision(pixels, output_hidden_states=True).hidden_states[-2]
+        else:
+            features = self.vision(pixels).image_embeds
+        return features
+
+    def _nothing(self) -> torch.Tensor:
+        config, dtype = self.vision.config, _dtype(self.vision)
+        if self.penultimate:
+            side = int(config.image_size)
+            return self._features(torch.zeros(1, 3, side, side, dtype=dtype))
+        return torch.zeros(1, int(config.projection_dim), dtype=dtype)
 
 
 class VaeEncoder(nn.Module):

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import warnings
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
-from diffusers.models.embeddings import ImageProjection
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
-from transformers import (
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPVisionModelWithProjection,
-)
 from transformers.utils.logging import (
     disable_progress_bar,
     enable_progress_bar,
     is_progress_bar_enabled,
 )
 
+from backdrop_export import ip_adapter
 from backdrop_export.bundles import DENOISER, IP_ADAPTER, PREPROCESSOR, Bundle
 from backdrop_export.graphs import (
     ImageEncoder,
@@ -35,15 +24,42 @@ from backdrop_export.graphs import (
     VaeEncoder,
     install_ip_adapter,
 )
+from backdrop_export.published_keys import (
+    ADAPTER,
+    MODEL_CLASSES,
+    UNUSED,
+    Part,
+    canonical_keys,
+    check_parts,
+    quiet_libraries,
+)
+from backdrop_export.weight_files import (
+    Key,
+    find_weights,
+    load_tensors,
+    read_keys,
+    tensor_shapes,
+)
 from backdrop_server.errors import SetupError
+
+_PARTS = {
+    "text_encoder": ("text_encoder", "text_encoder_2"),
+    "image_encoder": ("image_encoder",),
+    "vae_encoder": ("vae",),
+    "vae_decoder": ("vae",),
+    DENOISER: ("unet", "controlnet"),
+}
+"""Components whose models a graph is made of."""
 
 
 def load_graph(bundle: Bundle, graph: str, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """The module of ``graph`` with weights of ``dtype``, ready to trace.
+    """The module of ``graph``, ready to trace, with its weights in ``dtype``.
 
-    A VAE whose configuration says that it must be upcast stays in FP32. Raises SetupError naming
-    the bundle's file, and the key in it, that is missing or does not fit.
+    Weights that have that type in their file are mapped, not copied. A VAE whose configuration says
+    that it must be upcast stays in FP32. Raises SetupError naming the file, the key and the shapes
+    of what is missing or does not fit, before any weight is read.
     """
+    check_bundle(bundle, graph)
     makers = {
         "text_encoder": _text_encoder,
         "image_encoder": _image_encoder,
@@ -55,135 +71,101 @@ def load_graph(bundle: Bundle, graph: str, dtype: torch.dtype = torch.float32) -
     return module.requires_grad_(False)
 
 
+def check_bundle(bundle: Bundle, graph: str | None = None) -> None:
+    """Check the keys and shapes of what ``graph`` is made of, or of the whole bundle.
+
+    Only headers are read. Raises SetupError naming the file, the key and both shapes.
+    """
+    components = MODEL_CLASSES if graph is None else _PARTS[graph]
+    parts = {name: bundle_part(bundle, name) for name in components}
+    if graph in (None, DENOISER, "image_encoder"):
+        parts[ADAPTER] = _adapter_part(bundle)
+    check_parts(parts, {name: bundle.config(f"{name}/config.json") for name in MODEL_CLASSES})
+
+
+def bundle_part(bundle: Bundle, component: str) -> Part:
+    """A component's configuration and keys; raises SetupError when its files are damaged."""
+    folder = bundle.path / component
+    keys = canonical_keys(component, read_keys(folder, find_weights(folder)))
+    return Part(folder, bundle.config(f"{component}/config.json"), keys)
+
+
+def _adapter_part(bundle: Bundle) -> Part:
+    file = bundle.path / IP_ADAPTER
+    keys = {name: Key(shape, file, name) for name, shape in tensor_shapes(file).items()}
+    return Part(file, {}, keys)
+
+
 def load_vae(bundle: Bundle, dtype: torch.dtype = torch.float32) -> Any:
     """The bundle's ``AutoencoderKL``."""
     upcast = bundle.config("vae/config.json").get("force_upcast", True)
-    return _diffusers(AutoencoderKL, bundle, "vae", torch.float32 if upcast else dtype)
+    return load_component(bundle, "vae", torch.float32 if upcast else dtype)
 
 
-def _diffusers(model_class: Any, bundle: Bundle, folder: str, dtype: torch.dtype) -> Any:
-    return _load(
-        lambda: model_class.from_pretrained(
-            bundle.path / folder, torch_dtype=dtype, output_loading_info=True
-        ),
-        bundle,
-        folder,
-    )
+def load_component(bundle: Bundle, component: str, dtype: torch.dtype) -> Any:
+    """One of ``MODEL_CLASSES`` as diffusers or transformers load it, with its weights in ``dtype``.
 
-
-def _transformers(model_class: Any, bundle: Bundle, folder: str, dtype: torch.dtype) -> Any:
-    return _load(
-        lambda: model_class.from_pretrained(
-            bundle.path / folder,
-            dtype=dtype,
-            attn_implementation="eager",
-            output_loading_info=True,
-        ),
-        bundle,
-        folder,
-    )
-
-
-def _load(from_pretrained: Any, bundle: Bundle, folder: str) -> Any:
-    with _quiet_loading():
+    Raises SetupError naming the component when they cannot, or when keys do not fit.
+    """
+    folder, model_class = bundle.path / component, MODEL_CLASSES[component]
+    names = find_weights(folder)
+    options: dict[str, Any] = {"variant": names.variant, "use_safetensors": names.safetensors}
+    if component in ("unet", "controlnet", "vae"):
+        options["torch_dtype"] = dtype
+    else:
+        options |= {"dtype": dtype, "attn_implementation": "eager"}
+    with _no_progress_bars(), quiet_libraries():
         try:
-            model, info = from_pretrained()
+            model, info = model_class.from_pretrained(folder, output_loading_info=True, **options)
         except Exception as error:  # the libraries raise whatever their parsers raise
             reason = str(error).strip().partition("\n")[0]
             raise SetupError(
-                f"bundle {bundle.name}: {folder} cannot be loaded: {reason}"
+                f"bundle {bundle.name}: {component} cannot be loaded: {reason}"
             ) from error
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        keys = sorted(str(key) for key in info.get(problem, ()))
+        keys = sorted(str(key) for key in info.get(problem, ()) if not str(key).endswith(UNUSED))
         if keys:
             raise SetupError(
-                f"bundle {bundle.name}: the weights in {folder} have "
-                f"{problem.replace('_', ' ')}: {keys[0]}" + _and_more(keys)
+                f"bundle {bundle.name}: the weights in {component} have "
+                f"{problem.replace('_', ' ')}: {', '.join(keys[:3])}"
             )
     return model
 
 
-def _and_more(keys: list[str]) -> str:
-    return f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-
-
 @contextlib.contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """Hold back the libraries' progress bars, and their warnings: ``_load`` says it in a sentence."""
+def _no_progress_bars() -> Iterator[None]:
     bars = is_progress_bar_enabled()
     disable_progress_bar()
-    logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
-        logging.disable(logging.NOTSET)
         if bars:
             enable_progress_bar()
 
 
 def _text_encoder(bundle: Bundle, dtype: torch.dtype) -> nn.Module:
     return TextEncoder(
-        _transformers(CLIPTextModel, bundle, "text_encoder", dtype),
-        _transformers(CLIPTextModelWithProjection, bundle, "text_encoder_2", dtype),
+        load_component(bundle, "text_encoder", dtype),
+        load_component(bundle, "text_encoder_2", dtype),
     )
 
 
+def _adapter(bundle: Bundle, prefix: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    weights = load_tensors(bundle.path / IP_ADAPTER)
+    return {name: value.to(dtype) for name, value in weights.items() if name.startswith(prefix)}
+
+
 def _image_encoder(bundle: Bundle, dtype: torch.dtype) -> nn.Module:
-    vision = _transformers(CLIPVisionModelWithProjection, bundle, "image_encoder", dtype)
-    projection = _image_projection(bundle, vision.config.projection_dim).to(dtype)
-    mean = bundle.value(PREPROCESSOR, "image_mean")
-    return ImageEncoder(vision, projection, mean, bundle.value(PREPROCESSOR, "image_std"))
-
-
-def _ip_adapter(bundle: Bundle, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    path: Path = bundle.path / IP_ADAPTER
-    try:
-        weights: dict[str, torch.Tensor] = load_file(path)
-    except SafetensorError as error:
-        raise SetupError(f"bundle {bundle.name}: {IP_ADAPTER} is damaged: {error}") from error
-    return {key: value.to(dtype) for key, value in weights.items()}
-
-
-def _image_projection(bundle: Bundle, embed_dim: int) -> nn.Module:
-    """The base adapter's projection: CLIP's embedding to a few tokens."""
-    weights = _ip_adapter(bundle, torch.float32)
-    if "image_proj.latents" in weights:
-        raise SetupError(
-            f"bundle {bundle.name}: {IP_ADAPTER} is a plus variant; only the base variant is known"
-        )
-    try:
-        width = weights["image_proj.norm.weight"].shape[0]
-        rows, found = weights["image_proj.proj.weight"].shape
-        projection = ImageProjection(
-            image_embed_dim=found, cross_attention_dim=width, num_image_text_embeds=rows // width
-        )
-        state = {
-            f"{ours}.{kind}": weights[f"image_proj.{theirs}.{kind}"]
-            for ours, theirs in (("image_embeds", "proj"), ("norm", "norm"))
-            for kind in ("weight", "bias")
-        }
-    except KeyError as error:
-        raise _missing_key(bundle, error) from error
-    if found != embed_dim:
-        raise SetupError(
-            f"bundle {bundle.name}: image_proj.proj.weight in {IP_ADAPTER} takes {found} values, "
-            f"image_encoder gives {embed_dim}"
-        )
-    projection.load_state_dict(state)
-    return cast(nn.Module, projection)
-
-
-def _missing_key(bundle: Bundle, error: KeyError) -> SetupError:
-    return SetupError(f"bundle {bundle.name}: {IP_ADAPTER} lacks the key {error.args[0]}")
+    vision = load_component(bundle, "image_encoder", dtype)
+    weights = _adapter(bundle, "image_proj.", dtype)
+    projection = ip_adapter.image_projection(weights).to(dtype)
+    mean, std = (bundle.value(PREPROCESSOR, key) for key in ("image_mean", "image_std"))
+    plus = ip_adapter.LATENTS in weights
+    return ImageEncoder(vision, projection.eval(), mean, std, penultimate=plus)
 
 
 def _unet_controlnet(bundle: Bundle, dtype: torch.dtype) -> nn.Module:
-    unet = _diffusers(UNet2DConditionModel, bundle, "unet", dtype)
-    controlnet = _diffusers(ControlNetModel, bundle, "controlnet", dtype)
-    try:
-        install_ip_adapter(unet, _ip_adapter(bundle, dtype))
-    except KeyError as error:
-        raise _missing_key(bundle, error) from error
+    unet = load_component(bundle, "unet", dtype)
+    controlnet = load_component(bundle, "controlnet", dtype)
+    install_ip_adapter(unet, _adapter(bundle, "ip_adapter.", dtype))
     return UnetControlnet(unet, controlnet)

@@ -143,16 +143,19 @@ def test_unet_controlnet_is_the_pipelines(export: Export, pipeline: Any) -> None
     np.testing.assert_allclose(found, diffusers_prediction(pipeline, inputs), atol=5e-5)
 
 
-def diffusers_prediction(pipeline: Any, inputs: Arrays) -> np.ndarray[Any, Any]:
+def diffusers_prediction(
+    pipeline: Any, inputs: Arrays, ref_image: Any = None
+) -> np.ndarray[Any, Any]:
     from PIL import Image
 
+    ref_image = pictures()["ref_image"] if ref_image is None else ref_image
     tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
     added = {"text_embeds": tensors["pooled_prompt_embeds"], "time_ids": tensors["time_ids"]}
     timestep, embeds = torch.tensor(501), tensors["prompt_embeds"]
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         (clip,) = pipeline.prepare_ip_adapter_image_embeds(
-            [Image.fromarray(pictures()["ref_image"])], None, torch.device("cpu"), 1, True
+            [Image.fromarray(ref_image)], None, torch.device("cpu"), 1, True
         )
         down, mid = pipeline.controlnet(
             tensors["sample"],
