@@ -49,16 +49,17 @@ def main(
     names = [REFERENCE, *(name for name in present_engines() if name != REFERENCE)]
     painted = {name: paint(export_repository(bundle, name, out, report=Report())) for name in names}
     exact = painted.pop(REFERENCE)
+    measured = {name: compare(pictures, exact) for name, pictures in painted.items()}
     result = {
         "bundle": bundle.name,
         "reference": REFERENCE,
         "requests": list(REQUESTS),
-        "psnr_db": {name: compare(pictures, exact) for name, pictures in painted.items()},
+        "psnr_db": measured,
         "absent": sorted(set(ENGINE_KINDS) - set(names)),
     }
     path = write_result(f"precision-{bundle.name}", result)
     table = Table("engine", *(request["scheduler"] for request in REQUESTS), title="PSNR, dB")
-    for name, values in result["psnr_db"].items():
+    for name, values in measured.items():
         table.add_row(name, *(f"{value:.1f}" for value in values))
     console.print(table, f"written: {path}")
 
