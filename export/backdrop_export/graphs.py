@@ -1,6 +1,7 @@
 """The five graphs as torch modules around diffusers' and transformers' models.
 
 Their inputs and outputs are those of ``backdrop_server.contract``; B is Triton's batch dimension.
+Pictures are cast first and last: TensorRT takes uint8 as input and output only.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class ImageEncoder(nn.Module):
 
     def forward(self, ref_pixels: torch.Tensor) -> torch.Tensor:
         """uint8 [B, S, S, 3] to image_embeds [B, 2, T, C]: unconditional, then conditional."""
-        pixels = (ref_pixels.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+        pixels = (ref_pixels.float().permute(0, 3, 1, 2) / 255 - self.mean) / self.std
         features = self._features(pixels)
         return _pairs(self.projection(features.flatten(0, 1)))
 
@@ -68,7 +69,7 @@ class VaeEncoder(nn.Module):
 
     def forward(self, working_image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """uint8 [B, H, W, 3] and [B, H, W] to image_moments [B, 2, 2 * channels, h, w]."""
-        image = working_image.permute(0, 3, 1, 2).float() / 255 * 2 - 1
+        image = working_image.float().permute(0, 3, 1, 2) / 255 * 2 - 1
         masked = image * (mask < 128).float().unsqueeze(1)
         pictures = torch.stack([image, masked], dim=1).flatten(0, 1)
         return _pairs(self.quant_conv(self.encoder(pictures)))
@@ -97,9 +98,8 @@ class VaeDecoder(nn.Module):
         batch, samples, _, height, width = latents.shape
         flat = latents.reshape(-1, self.channels, height, width)
         decoded = self.decoder(self.post_quant_conv(flat * self.scale + self.mean))
-        levels = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-        pixels: torch.Tensor = levels.permute(0, 2, 3, 1)
-        return pixels.reshape(batch, samples, *pixels.shape[1:])
+        levels: torch.Tensor = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().permute(0, 2, 3, 1)
+        return levels.reshape(batch, samples, *levels.shape[1:]).to(torch.uint8)
 
 
 class UnetControlnet(nn.Module):
