@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 import typer
 
@@ -21,5 +21,16 @@ def _root() -> None:
 def main() -> None:
     """Run the command line."""
     for entry in entry_points(group="backdrop.commands"):
-        entry.load()(app)
+        _add(entry)
     app()
+
+
+def _add(entry: EntryPoint) -> None:
+    """Add the subcommands of ``entry``, unless what they need is not installed (an extra)."""
+    try:
+        register = entry.load()
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("backdrop"):
+            raise
+        return
+    register(app)

@@ -37,6 +37,7 @@ def empty_of_weights(path: Path) -> Any:
     the file is no ONNX file or lacks external data that shapes may depend on.
     """
     import onnx
+    import onnx.inliner
     from google.protobuf.message import DecodeError
     from onnx.external_data_helper import load_external_data_for_tensor
 
@@ -49,9 +50,8 @@ def empty_of_weights(path: Path) -> Any:
                 load_external_data_for_tensor(tensor, str(path.parent))
                 tensor.data_location = onnx.TensorProto.DEFAULT
     except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise EngineError(
-            f"{path} is no complete ONNX file: {str(error).splitlines()[0]}"
-        ) from None
+        reason = str(error).partition("\n")[0]
+        raise EngineError(f"{path} is no complete ONNX file: {reason}") from None
     if not model.graph.node:
         raise EngineError(f"{path} is no ONNX file: it holds no graph")
     return onnx.inliner.inline_local_functions(model) if model.functions else model

@@ -7,9 +7,12 @@ without findings is one that nothing known speaks against; only TensorRT's own b
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -179,7 +182,7 @@ def _check_with_polygraphy(graph: str, model: Any) -> Iterator[Finding]:
     from polygraphy.logger import G_LOGGER
 
     try:
-        with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        with _scratch_folder(), G_LOGGER.verbosity(G_LOGGER.CRITICAL):
             inferred = infer_shapes(model, error_ok=False, allow_onnxruntime=True)
     except Exception as error:  # polygraphy hands on whatever ONNX raises
         yield Finding(graph, "", "", f"polygraphy cannot infer its shapes: {_first_line(error)}")
@@ -188,6 +191,18 @@ def _check_with_polygraphy(graph: str, model: Any) -> Iterator[Finding]:
     for node in inferred.graph.node:
         for problem in _unknown_outputs(node, known):
             yield _finding(graph, node, problem)
+
+
+@contextlib.contextmanager
+def _scratch_folder() -> Iterator[None]:
+    """Be in a temporary folder: ONNX Runtime leaves a file where it is when inference fails."""
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            yield
+        finally:
+            os.chdir(before)
 
 
 def _first_line(error: Exception) -> str:
@@ -209,4 +224,5 @@ def check(
         sys.stdout.write(f"{finding}\n")
     if findings:
         raise typer.Exit(1)
-    sys.stdout.write(f"{len(graphs)} graphs: all in the list of TensorRT {VERSION}\n")
+    names = ", ".join(path.name for path in graphs)
+    sys.stdout.write(f"{names}: nothing found that TensorRT {VERSION} does not list\n")

@@ -105,11 +105,15 @@ def test_indices_axes_and_conditions_are_not_taken_for_data(tmp_path: Path) -> N
     assert sentences(saved(tmp_path, [node("CumSum", ["x", "axis"])], constants=[axis])) == []
 
 
-def test_an_unknown_rank_is_named_where_it_comes_up(tmp_path: Path) -> None:
+def test_an_unknown_rank_is_named_where_it_comes_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     shape = helper.make_tensor_value_info("shape", TensorProto.INT64, ["rank"])
     first = helper.make_node("Reshape", ["x", "shape"], ["z"], name="first")
     found = sentences(saved(tmp_path, [first, node("Relu", ["z"])], [FLOATS, shape]))
     assert found == ["graph.onnx: Reshape 'first' gives 'z', whose rank cannot be inferred"]
+    assert [file.name for file in tmp_path.iterdir()] == ["graph.onnx"]
 
 
 def test_shapes_that_contradict_are_found(tmp_path: Path) -> None:
@@ -130,6 +134,17 @@ def test_a_subgraph_is_looked_into(tmp_path: Path) -> None:
     }
     found = sentences(saved(tmp_path, [node("If", ["flag"], **branches)], [FLOATS, flag], rank=2))
     assert {finding.split("'")[1] for finding in found} == {"then_branch", "else_branch"}
+
+
+def test_a_local_function_is_looked_into(tmp_path: Path) -> None:
+    path = saved(tmp_path, [node("Ours", domain="ours")], rank=2, domain="ours")
+    model = onnx.load(path)
+    inner = helper.make_node("Det", ["a"], ["b"], name="inner")
+    opset = [helper.make_opsetid("", 17)]
+    model.functions.append(helper.make_function("ours", "Ours", ["a"], ["b"], [inner], opset))
+    onnx.save(model, path)
+    (found,) = sentences(path)
+    assert found.startswith("graph.onnx: Det ") and "no operator that" in found
 
 
 def test_attributes_outside_the_list_are_named(tmp_path: Path) -> None:
