@@ -38,7 +38,10 @@ def main(
 ) -> None:
     """Measure, print a table, and write the result file."""
     fields = _fields()
-    with TritonServer(LaunchSettings(repository, 0, 0, 0), on_line=lambda line: None) as server:
+    with TritonServer(
+        LaunchSettings(repository, http_port=0, grpc_port=0, metrics_port=0),
+        on_line=lambda line: None,
+    ) as server:
         client = grpcclient.InferenceServerClient(server.grpc_url)
         measured = _measure(client, fields, in_flight, rounds)
         client.close()

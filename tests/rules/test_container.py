@@ -1,4 +1,4 @@
-"""The Dockerfile: a linter finds nothing, its own steps run, and what it installs fits Triton."""
+"""The Dockerfile: a linter finds nothing, and what it installs fits Triton."""
 
 from __future__ import annotations
 
@@ -51,18 +51,6 @@ def test_the_linter_finds_nothing() -> None:
         [hadolint, FOLDER / "Dockerfile"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
-
-
-def test_its_own_steps_run_and_the_client_needs_no_torch() -> None:
-    """The plain client; ``check_steps.py`` without ``--extras`` does all that the image has."""
-    done = subprocess.run(
-        [sys.executable, FOLDER / "check_steps.py", "--extras", ""],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "torch not imported" in done.stdout
 
 
 def test_the_image_keeps_its_own_triton() -> None:

@@ -147,6 +147,12 @@ def test_one_port_for_two_protocols_is_refused(small: Path) -> None:
         make(small, http_port=port, metrics_port=port)
 
 
+@pytest.mark.parametrize("host", ["203.0.113.7", "no-such-host.invalid"])
+def test_an_address_that_is_not_ours_is_refused(small: Path, host: str) -> None:
+    with pytest.raises(SetupError, match=rf"^cannot listen on {host}: "):
+        make(small, host=host)
+
+
 def test_a_folder_that_is_no_repository_is_refused(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(SetupError, match=r"is not a built model repository; .*backdrop-export"):
@@ -412,6 +418,15 @@ def test_every_port_is_on_loopback_only(server: TritonServer) -> None:
     }
     ports = {server.http_port, server.grpc_port, server.metrics_port}
     assert listening == {("127.0.0.1", port) for port in ports}
+
+
+def test_a_server_on_every_address_is_reached_on_loopback(small: Path) -> None:
+    every = "0.0.0.0"  # noqa: S104 (what this test is of)
+    with make(small, host=every) as server:
+        assert sleep(server, 0.0) == 0.0
+        connections = psutil.Process(server.pid).net_connections()
+        addresses = {c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN}
+    assert addresses <= {every, "::"}
 
 
 def call_http(server: TritonServer, method: str, path: str) -> int:

@@ -27,6 +27,13 @@ DEATHS_WITHIN = 300.0
 
 Repository = Annotated[Path, typer.Option(help="A built model repository (backdrop-export).")]
 Port = Annotated[int, typer.Option(help="0 takes any free port.", min=0, max=65535)]
+Host = Annotated[
+    str,
+    typer.Option(
+        help="IPv4 address to listen on. Triton has no keys: others than loopback only behind "
+        "something that has."
+    ),
+]
 Binary = Annotated[Path | None, typer.Option(help="This tritonserver instead of the one found.")]
 LogFile = Annotated[Path | None, typer.Option(help="File for the server's whole log.")]
 
@@ -39,15 +46,16 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     repository: Repository,
+    host: Host = "127.0.0.1",
     http_port: Port = 8000,
     grpc_port: Port = 8001,
     metrics_port: Port = 8002,
     tritonserver: Binary = None,
     log_file: LogFile = None,
 ) -> None:
-    """Serve a built repository on 127.0.0.1 until interrupted; start it again if it dies."""
+    """Serve a built repository until interrupted; start it again if it dies."""
     settings = LaunchSettings(
-        repository, http_port, grpc_port, metrics_port, tritonserver, log_file
+        repository, host, http_port, grpc_port, metrics_port, tritonserver, log_file
     )
     # SIGTERM takes the same way out as Ctrl-C, also where a shell had it ignored: nothing is left.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -67,7 +75,7 @@ def _serve_again_and_again(settings: LaunchSettings) -> NoReturn:
             settings = server.settings_with_its_ports()
             console.print(
                 f"Triton is ready: gRPC {server.grpc_url}, HTTP {server.http_url}, "
-                f"metrics 127.0.0.1:{server.metrics_port}. Ctrl-C stops it.",
+                f"metrics {server.metrics_url}. Ctrl-C stops it.",
                 soft_wrap=True,
             )
             status = server.wait()
@@ -84,7 +92,14 @@ def demo(
     log_file: LogFile = None,
 ) -> None:
     """Start a server on free ports, send one request over gRPC and one over HTTP, stop it."""
-    settings = LaunchSettings(repository, 0, 0, 0, tritonserver, log_file)
+    settings = LaunchSettings(
+        repository,
+        http_port=0,
+        grpc_port=0,
+        metrics_port=0,
+        tritonserver=tritonserver,
+        log_file=log_file,
+    )
     try:
         with _start(settings) as server:
             run_demo(server, out, console)

@@ -6,6 +6,7 @@ import collections
 import contextlib
 import ctypes
 import dataclasses
+import errno
 import http.client
 import os
 import re
@@ -39,6 +40,7 @@ _IDLE_GRACE = 1.0
 """Seconds that an answer may take to its client after `postprocess` is done with it."""
 _TRITON_SCRATCH = Path("/tmp")  # noqa: S108 (where Triton makes python_env_*, whatever TMPDIR says)
 _PR_SET_PDEATHSIG = 1
+_EVERY_ADDRESS = "0.0.0.0"  # noqa: S104 (only where the operator asks for it)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,7 @@ class LaunchSettings:
     """What a server is started with; a port of 0 means any free one."""
 
     repository: Path
+    host: str = "127.0.0.1"
     http_port: int = 8000
     grpc_port: int = 8001
     metrics_port: int = 8002
@@ -58,7 +61,7 @@ class LaunchSettings:
 
 
 class TritonServer:
-    """A running tritonserver on 127.0.0.1; a context manager that stops it."""
+    """A running tritonserver; a context manager that stops it."""
 
     def __init__(self, settings: LaunchSettings, on_line: Callable[[str], None] = print) -> None:
         """``on_line`` gets the server's own warnings and errors, harmless ones left out."""
@@ -88,12 +91,22 @@ class TritonServer:
     @property
     def http_url(self) -> str:
         """Host and port for ``tritonclient.http``."""
-        return f"127.0.0.1:{self.http_port}"
+        return f"{self._reachable}:{self.http_port}"
 
     @property
     def grpc_url(self) -> str:
         """Host and port for ``tritonclient.grpc``."""
-        return f"127.0.0.1:{self.grpc_port}"
+        return f"{self._reachable}:{self.grpc_port}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Host and port of the metrics page."""
+        return f"{self._reachable}:{self.metrics_port}"
+
+    @property
+    def _reachable(self) -> str:
+        """Where this machine reaches the server: a server on every address is on loopback too."""
+        return "127.0.0.1" if self._settings.host == _EVERY_ADDRESS else self._settings.host
 
     def settings_with_its_ports(self) -> LaunchSettings:
         """Its settings with the ports that it took, to start it again at the same ones."""
@@ -185,7 +198,7 @@ class TritonServer:
     def is_ready(self) -> bool:
         """Whether Triton says that all models can serve."""
         # Not urllib: that one would send this through the proxy that the environment names.
-        connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=2)
+        connection = http.client.HTTPConnection(self._reachable, self.http_port, timeout=2)
         try:
             connection.request("GET", "/v2/health/ready")
             return connection.getresponse().status == 200
@@ -213,15 +226,15 @@ class TritonServer:
         self.stop()
 
     def _command(self, backends: Path) -> list[str]:
-        token = secrets.token_hex(16)
+        token, host = secrets.token_hex(16), self._settings.host
         return [
             str(self._install.binary),
             f"--model-repository={self._settings.repository.resolve()}",
             f"--backend-directory={backends}",
             f"--backend-config=python,shm-region-prefix-name={self._prefix}",
-            *("--http-address=127.0.0.1", f"--http-port={self.http_port}"),
-            *("--grpc-address=127.0.0.1", f"--grpc-port={self.grpc_port}"),
-            *("--metrics-address=127.0.0.1", f"--metrics-port={self.metrics_port}"),
+            *(f"--http-address={host}", f"--http-port={self.http_port}"),
+            *(f"--grpc-address={host}", f"--grpc-port={self.grpc_port}"),
+            *(f"--metrics-address={host}", f"--metrics-port={self.metrics_port}"),
             f"--http-restricted-api={_RESTRICTED_HTTP}:backdrop-token={token}",
             f"--grpc-restricted-protocol={_RESTRICTED_HTTP}:backdrop-token={token}",
             f"--exit-timeout-secs={max(1, int(self._settings.stop_timeout) - 2)}",
@@ -320,8 +333,11 @@ def _claim_ports(settings: LaunchSettings) -> tuple[int, int, int]:
             sockets.append(probe)
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
+                probe.bind((settings.host, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    reason = f"cannot listen on {settings.host}: {error.strerror or error}"
+                    raise SetupError(reason) from None
                 raise SetupError(f"port {port} is taken; choose another one") from None
             if port and wanted.count(port) > 1:
                 raise SetupError(f"port {port} is given twice; each protocol needs its own")
