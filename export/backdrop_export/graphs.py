@@ -30,7 +30,7 @@ class TextEncoder(nn.Module):
         first = self.text_encoder(input_ids.flatten(0, 1), output_hidden_states=True)
         second = self.text_encoder_2(input_ids_2.flatten(0, 1), output_hidden_states=True)
         states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
-        return _pairs(states).float(), _pairs(second.text_embeds).float()
+        return _fp32(_pairs(states)), _fp32(_pairs(second.text_embeds))
 
 
 class ImageEncoder(nn.Module):
@@ -66,7 +66,7 @@ class ImageEncoder(nn.Module):
     def forward(self, ref_pixels: torch.Tensor) -> torch.Tensor:
         """uint8 [B, S, S, 3] to image_embeds [B, 2, T, C]: unconditional, then conditional."""
         pixels = (ref_pixels.float().permute(0, 3, 1, 2) / 255 - self.mean) / self.std
-        conditional = self.projection(self._features(pixels.to(_dtype(self.vision)))).float()
+        conditional = _fp32(self.projection(self._features(_cast(pixels, _dtype(self.vision)))))
         unconditional = self.unconditional.expand(conditional.shape[0], -1, -1)
         return torch.stack([unconditional, conditional], dim=1)
 
@@ -100,8 +100,8 @@ class VaeEncoder(nn.Module):
         image = working_image.float().permute(0, 3, 1, 2) / 255 * 2 - 1
         masked = image * (mask < 128).float().unsqueeze(1)
         pictures = torch.stack([image, masked], dim=1).flatten(0, 1)
-        moments = self.quant_conv(self.encoder(pictures.to(_dtype(self.encoder))))
-        return _pairs(moments).float()
+        moments = self.quant_conv(self.encoder(_cast(pictures, _dtype(self.encoder))))
+        return _fp32(_pairs(moments))
 
 
 class VaeDecoder(nn.Module):
@@ -126,8 +126,8 @@ class VaeDecoder(nn.Module):
         """[B, S, channels, h, w] to pixels uint8 [B, S, H, W, 3]."""
         batch, samples, _, height, width = latents.shape
         flat = latents.reshape(-1, self.channels, height, width)
-        unscaled = (flat * self.scale + self.mean).to(_dtype(self.decoder))
-        decoded = self.decoder(self.post_quant_conv(unscaled)).float()
+        unscaled = _cast(flat * self.scale + self.mean, _dtype(self.decoder))
+        decoded = _fp32(self.decoder(self.post_quant_conv(unscaled)))
         levels: torch.Tensor = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().permute(0, 2, 3, 1)
         return levels.reshape(batch, samples, *levels.shape[1:]).to(torch.uint8)
 
@@ -158,22 +158,22 @@ class UnetControlnet(nn.Module):
     ) -> torch.Tensor:
         """Shapes as in ``contract.UNET_CONTROLNET_INPUTS``; returns noise_pred like ``sample``."""
         dtype = _dtype(self.unet)
-        prompt = prompt_embeds.to(dtype)
-        image = (image_embeds.to(dtype), ip_adapter_weight.view(-1, 1, 1).to(dtype))
+        prompt = _cast(prompt_embeds, dtype)
+        image = (_cast(image_embeds, dtype), _cast(ip_adapter_weight.view(-1, 1, 1), dtype))
         # Timesteps and time ids stay FP32 up to their embeddings: FP16 would round a timestep.
-        added = {"text_embeds": pooled_prompt_embeds.to(dtype), "time_ids": time_ids}
+        added = {"text_embeds": _cast(pooled_prompt_embeds, dtype), "time_ids": time_ids}
         picture = (edges.float() / 255).unsqueeze(1).expand(-1, 3, -1, -1)
         down, mid = self.controlnet(
-            sample.to(dtype),
+            _cast(sample, dtype),
             timestep,
             encoder_hidden_states=prompt,
-            controlnet_cond=picture.to(dtype),
-            conditioning_scale=cn_weight.view(-1, 1, 1, 1).to(dtype),
+            controlnet_cond=_cast(picture, dtype),
+            conditioning_scale=_cast(cn_weight.view(-1, 1, 1, 1), dtype),
             added_cond_kwargs=added,
             return_dict=False,
         )
         (noise_pred,) = self.unet(
-            torch.cat([sample, inpaint_latents], dim=1).to(dtype),
+            _cast(torch.cat([sample, inpaint_latents], dim=1), dtype),
             timestep,
             encoder_hidden_states=(prompt, *image),
             added_cond_kwargs=added,
@@ -181,8 +181,7 @@ class UnetControlnet(nn.Module):
             mid_block_additional_residual=mid,
             return_dict=False,
         )
-        result: torch.Tensor = noise_pred.float()
-        return result
+        return _fp32(noise_pred)
 
 
 def install_ip_adapter(unet: Any, weights: dict[str, torch.Tensor]) -> None:
@@ -199,6 +198,15 @@ def install_ip_adapter(unet: Any, weights: dict[str, torch.Tensor]) -> None:
             weights[f"{key}.to_k_ip.weight"], weights[f"{key}.to_v_ip.weight"]
         )
     unet.set_attn_processor(processors)
+
+
+def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """``tensor`` as ``dtype``; one that is so already leaves no Cast in the graph."""
+    return tensor if tensor.dtype is dtype else tensor.to(dtype)
+
+
+def _fp32(tensor: torch.Tensor) -> torch.Tensor:
+    return _cast(tensor, torch.float32)
 
 
 def _dtype(module: nn.Module) -> torch.dtype:
