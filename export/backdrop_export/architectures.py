@@ -1,4 +1,4 @@
-"""The small bundles' sizes as data: SDXL's own classes and configuration keys, smaller numbers."""
+"""The bundles' sizes as data: SDXL's own classes and configuration keys; its numbers, or smaller."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from backdrop_server.errors import SetupError
 
 IMAGE_TOKENS = 4
 """Tokens that the base IP-Adapter makes of one reference picture."""
-ADDITION_TIME_EMBED_DIM = 32
-"""Width of the embedding of each of the six time ids (SDXL: 256)."""
 VAE_SCALING_FACTOR = 0.13025
 PIPELINE_CLASS = "StableDiffusionXLControlNetInpaintPipeline"
 
 
 @dataclasses.dataclass(frozen=True)
 class Tower:
-    """One CLIP transformer: width, layers, heads of 32 channels each, projection width."""
+    """One CLIP transformer: width, layers, projection width, channels of a head."""
 
     width: int
     layers: int
     projection: int
+    head: int = 32
 
     def config(self) -> dict[str, Any]:
         """The keys that the text and vision configurations share."""
@@ -29,7 +28,7 @@ class Tower:
             "hidden_size": self.width,
             "intermediate_size": 4 * self.width,
             "num_hidden_layers": self.layers,
-            "num_attention_heads": self.width // 32,
+            "num_attention_heads": self.width // self.head,
             "projection_dim": self.projection,
         }
 
@@ -58,6 +57,16 @@ class Architecture:
     clip_side: int
     clip_patch: int
     vocabulary: int
+    time_id_width: int = 32
+    """Width of the embedding of each of the six time ids."""
+    vae_layers: int = 1
+    precision: str = "fp32"
+    """What the weights files hold: fp32 or fp16."""
+    text_ids: tuple[int, int, int] | None = None
+    """Ids of start, end and padding in the text towers' configurations; the published ones are
+    not the tokenizer's (49406, 49407), and transformers knows them by that."""
+    wired: bool = True
+    """Whether samplers converge on the random weights; see ``wiring``."""
 
     @property
     def cross_attention_dim(self) -> int:
@@ -72,13 +81,13 @@ class Architecture:
     @property
     def projection_input_dim(self) -> int:
         """Width of the pooled prompt and the six embedded time ids together."""
-        return self.text_2.projection + 6 * ADDITION_TIME_EMBED_DIM
+        return self.text_2.projection + 6 * self.time_id_width
 
     def _denoiser(self) -> dict[str, Any]:
         return {
             "act_fn": "silu",
             "addition_embed_type": "text_time",
-            "addition_time_embed_dim": ADDITION_TIME_EMBED_DIM,
+            "addition_time_embed_dim": self.time_id_width,
             "attention_head_dim": [width // self.head_channels for width in self.unet_channels],
             "block_out_channels": list(self.unet_channels),
             "cross_attention_dim": self.cross_attention_dim,
@@ -115,10 +124,10 @@ class Architecture:
             "act_fn": "silu",
             "block_out_channels": list(self.vae_channels),
             "down_block_types": ["DownEncoderBlock2D"] * 4,
-            "force_upcast": True,
+            "force_upcast": self.precision == "fp32",
             "in_channels": 3,
             "latent_channels": 4,
-            "layers_per_block": 1,
+            "layers_per_block": self.vae_layers,
             "norm_num_groups": self.vae_groups,
             "out_channels": 3,
             "sample_size": self.native_side,
@@ -127,14 +136,16 @@ class Architecture:
         }
 
     def _text_tower(self, tower: Tower, activation: str, pad_token_id: int) -> dict[str, Any]:
+        own = (self.vocabulary - 2, self.vocabulary - 1, pad_token_id)
+        start, end, padding = self.text_ids or own
         return tower.config() | {
             "attention_dropout": 0.0,
-            "bos_token_id": self.vocabulary - 2,
-            "eos_token_id": self.vocabulary - 1,
+            "bos_token_id": start,
+            "eos_token_id": end,
             "hidden_act": activation,
             "layer_norm_eps": 1e-05,
             "max_position_embeddings": 77,
-            "pad_token_id": pad_token_id,
+            "pad_token_id": padding,
             "vocab_size": self.vocabulary,
         }
 
@@ -217,6 +228,31 @@ ARCHITECTURES = {
             clip_side=64,
             clip_patch=32,
             vocabulary=1024,
+        ),
+        Architecture(
+            name="sdxl",
+            seed=20_231_103,
+            native_side=1024,
+            unet_channels=(320, 640, 1280),
+            unet_layers_per_block=2,
+            transformer_layers=(1, 2, 10),
+            head_channels=64,
+            unet_groups=32,
+            edge_channels=(16, 32, 96, 256),
+            edge_gain=1.0,
+            vae_channels=(128, 256, 512, 512),
+            vae_groups=32,
+            text=Tower(width=768, layers=12, projection=768, head=64),
+            text_2=Tower(width=1280, layers=32, projection=1280, head=64),
+            vision=Tower(width=1280, layers=32, projection=1024, head=80),
+            clip_side=224,
+            clip_patch=14,
+            vocabulary=49408,
+            time_id_width=256,
+            vae_layers=2,
+            precision="fp16",
+            text_ids=(0, 2, 1),
+            wired=False,
         ),
     )
 }

@@ -31,10 +31,10 @@ _BUNDLE = "A bundle's folder in diffusers' layout, or a recipe: it is assembled 
 
 @app.command()
 def bundle(
-    name: Annotated[BundleName, typer.Argument(help="Which of the small bundles to make.")],
+    name: Annotated[BundleName, typer.Argument(help="Which bundle to make; sdxl is 11 GB.")],
     out: Annotated[Path, typer.Option(help="The folder to write; replaced when it exists.")],
 ) -> None:
-    """Make a small bundle with seeded random weights, the same bytes each time."""
+    """Make a bundle with seeded random weights, the same bytes each time."""
     report = Report()
     if bundle_is_current(name.value, out):
         report.say(f"{out}: up to date")

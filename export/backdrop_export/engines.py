@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
+from backdrop_export.external_data import graph_files
 from backdrop_server.errors import SetupError
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -34,6 +36,11 @@ class EngineKind:
         """As on the command line."""
         return f"{self.backend}-{self.precision}"
 
+    @property
+    def graph_precision(self) -> str:
+        """Of the ONNX files that it starts from; OpenVINO itself lowers FP32 to BF16."""
+        return "fp16" if self.precision == "fp16" else "fp32"
+
 
 ENGINE_KINDS = {
     kind.name: kind
@@ -41,6 +48,7 @@ ENGINE_KINDS = {
         EngineKind("openvino", "fp32", (".xml", ".bin"), 1e-3, 1),
         EngineKind("openvino", "bf16", (".xml", ".bin"), 0.2, 64),
         EngineKind("onnxruntime", "fp32", (".onnx",), 1e-3, 1),
+        EngineKind("onnxruntime", "fp16", (".onnx",), 0.05, 16),
     )
 }
 DEFAULT_ENGINE = "openvino-fp32"
@@ -57,12 +65,21 @@ def engine_kind(name: str) -> EngineKind:
 def compile_engine(kind: EngineKind, graph: Path, target: Path) -> None:
     """Make the engine files of the ONNX file ``graph``: ``target`` with the kind's suffixes."""
     if kind.backend == "onnxruntime":
-        target.with_suffix(".onnx").write_bytes(graph.read_bytes())
+        for file in graph_files(graph):  # the weights' file is named in the graph
+            name = target.with_suffix(".onnx").name if file == graph else file.name
+            _link_or_copy(file, target.with_name(name))
         return
     import openvino as ov
 
     model = ov.convert_model(graph)
     ov.save_model(model, target.with_suffix(".xml"), compress_to_fp16=False)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(source, target)
 
 
 def load_network(kind: EngineKind, path: Path) -> Network:
@@ -77,6 +94,10 @@ def _onnxruntime(path: Path) -> Network:
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    if len(graph_files(path)) > 1:
+        # Folding would hold these weights a second time, in FP32; so would casting them early.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return lambda arrays: dict(zip(names, session.run(None, arrays), strict=True))

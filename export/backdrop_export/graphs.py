@@ -1,7 +1,8 @@
 """The five graphs as torch modules around diffusers' and transformers' models.
 
 Their inputs and outputs are those of ``backdrop_server.contract``, FP32 whatever the weights are:
-the casts are inside. B is Triton's batch dimension.
+the casts are inside, those of pictures first and last, since TensorRT takes uint8 as input and
+output only. B is Triton's batch dimension.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class ImageEncoder(nn.Module):
 
     def forward(self, ref_pixels: torch.Tensor) -> torch.Tensor:
         """uint8 [B, S, S, 3] to image_embeds [B, 2, T, C]: unconditional, then conditional."""
-        pixels = (ref_pixels.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+        pixels = (ref_pixels.float().permute(0, 3, 1, 2) / 255 - self.mean) / self.std
         conditional = self.projection(self._features(pixels.to(_dtype(self.vision)))).float()
         unconditional = self.unconditional.expand(conditional.shape[0], -1, -1)
         return torch.stack([unconditional, conditional], dim=1)
@@ -104,7 +105,7 @@ class VaeEncoder(nn.Module):
 
     def forward(self, working_image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """uint8 [B, H, W, 3] and [B, H, W] to image_moments [B, 2, 2 * channels, h, w]."""
-        image = working_image.permute(0, 3, 1, 2).float() / 255 * 2 - 1
+        image = working_image.float().permute(0, 3, 1, 2) / 255 * 2 - 1
         masked = image * (mask < 128).float().unsqueeze(1)
         pictures = torch.stack([image, masked], dim=1).flatten(0, 1)
         moments = self.quant_conv(self.encoder(pictures.to(_dtype(self.encoder))))
@@ -135,9 +136,8 @@ class VaeDecoder(nn.Module):
         flat = latents.reshape(-1, self.channels, height, width)
         unscaled = (flat * self.scale + self.mean).to(_dtype(self.decoder))
         decoded = self.decoder(self.post_quant_conv(unscaled)).float()
-        levels = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-        pixels: torch.Tensor = levels.permute(0, 2, 3, 1)
-        return pixels.reshape(batch, samples, *pixels.shape[1:])
+        levels: torch.Tensor = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().permute(0, 2, 3, 1)
+        return levels.reshape(batch, samples, *levels.shape[1:]).to(torch.uint8)
 
 
 class UnetControlnet(nn.Module):

@@ -18,9 +18,18 @@ LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "openv
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
+    """SHA-256 of a file's content, in hex; read once as long as the file stays as it is."""
+    status = path.stat()
+    return _hash_file(path, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1024)
+def _hash_file(path: Path, _inode: int, _size: int, _mtime_ns: int) -> str:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def hash_files(root: Path, files: Iterable[Path]) -> dict[str, str]:

@@ -118,7 +118,7 @@ def _denoiser(bundle: Bundle, size: Size, generator: np.random.Generator) -> Arr
         "prompt_embeds": _normal(generator, rows, 77, width),
         "pooled_prompt_embeds": _normal(generator, rows, pooled),
         "time_ids": np.tile(time_ids, (rows, 1)),
-        "image_embeds": _normal(generator, rows, 4, width),
+        "image_embeds": _normal(generator, rows, bundle.image_tokens(), width),
         "edges": (edges * 255).astype(np.uint8),
         "cn_weight": np.linspace(0.9, 0.2, rows, dtype=np.float32),
         "ip_adapter_weight": np.linspace(0.3, 1.0, rows, dtype=np.float32),

@@ -31,7 +31,7 @@ from backdrop_export.architectures import (
 from backdrop_export.folders import replaced_folder
 from backdrop_export.recipes import bundle_is_current, record_bundle
 from backdrop_export.vocabulary import END, write_tokenizer
-from backdrop_export.weights import Weights, random_weights
+from backdrop_export.weights import Shapes, Weights, random_weights
 from backdrop_export.wiring import Strengths, wire_controlnet, wire_unet, wire_vae
 
 WEIGHTS = "random"
@@ -47,7 +47,14 @@ def make_bundle(name: str, path: Path) -> Path:
     if bundle_is_current(name, path):
         return path
     with replaced_folder(path) as folder:
-        for write in (_write_denoiser, _write_vae, _write_towers, _write_ip_adapter, _write_rest):
+        for write in (
+            _write_unet,
+            _write_controlnet,
+            _write_vae,
+            _write_towers,
+            _write_ip_adapter,
+            _write_rest,
+        ):
             write(architecture, folder)
         record_bundle(name, folder)
     return path
@@ -78,21 +85,32 @@ def _save_diffusers(model: Any, weights: Weights, folder: Path) -> None:
     _save(weights, folder / "diffusion_pytorch_model.safetensors")
 
 
-def _write_denoiser(architecture: Architecture, folder: Path) -> None:
+def _draw(architecture: Architecture, component: str, shapes: Shapes) -> Weights:
+    dtype = {"fp32": np.float32, "fp16": np.float16}[architecture.precision]
+    return random_weights(component, shapes, architecture.seed, dtype)
+
+
+def _write_unet(architecture: Architecture, folder: Path) -> None:
     unet = _on_meta(lambda: UNet2DConditionModel(**architecture.unet()))
-    weights = random_weights("unet", _shapes(unet), architecture.seed)
-    wire_unet(weights, Strengths())
+    weights = _draw(architecture, "unet", _shapes(unet))
+    if architecture.wired:
+        wire_unet(weights, Strengths())
     _save_diffusers(unet, weights, folder / "unet")
+
+
+def _write_controlnet(architecture: Architecture, folder: Path) -> None:
     controlnet = _on_meta(lambda: ControlNetModel(**architecture.controlnet()))
-    weights = random_weights("controlnet", _shapes(controlnet), architecture.seed)
-    wire_controlnet(weights, architecture.edge_gain)
+    weights = _draw(architecture, "controlnet", _shapes(controlnet))
+    if architecture.wired:
+        wire_controlnet(weights, architecture.edge_gain)
     _save_diffusers(controlnet, weights, folder / "controlnet")
 
 
 def _write_vae(architecture: Architecture, folder: Path) -> None:
     vae = _on_meta(lambda: AutoencoderKL(**architecture.vae()))
-    weights = random_weights("vae", _shapes(vae), architecture.seed)
-    wire_vae(weights, Strengths(), VAE_SCALING_FACTOR)
+    weights = _draw(architecture, "vae", _shapes(vae))
+    if architecture.wired:
+        wire_vae(weights, Strengths(), VAE_SCALING_FACTOR)
     _save_diffusers(vae, weights, folder / "vae")
 
 
@@ -105,10 +123,10 @@ def _write_towers(architecture: Architecture, folder: Path) -> None:
     ):
         model = _on_meta(functools.partial(model_class, config))
         shapes = {_published_key(name, key): shape for key, shape in _shapes(model).items()}
-        _save(random_weights(name, shapes, architecture.seed), folder / name / "model.safetensors")
+        _save(_draw(architecture, name, shapes), folder / name / "model.safetensors")
         values = config.to_diff_dict() | {
             "architectures": [model_class.__name__],
-            "dtype": "float32",
+            "dtype": {"fp32": "float32", "fp16": "float16"}[architecture.precision],
         }
         values.pop("transformers_version", None)
         _save_json(dict(sorted(values.items())), folder / name / "config.json")
@@ -121,7 +139,8 @@ def _published_key(component: str, key: str) -> str:
     return key
 
 
-def _write_ip_adapter(architecture: Architecture, folder: Path) -> None:
+def ip_adapter_shapes(architecture: Architecture) -> Shapes:
+    """Shapes by published key: the projection, and odd numbers in the order down, up, mid."""
     width = architecture.cross_attention_dim
     shapes: dict[str, tuple[int, ...]] = {
         "image_proj.proj.weight": (IMAGE_TOKENS * width, architecture.vision.projection),
@@ -135,7 +154,11 @@ def _write_ip_adapter(architecture: Architecture, folder: Path) -> None:
         channels = unet.get_submodule(name.removesuffix(".processor")).to_q.out_features
         for projection in ("to_k_ip", "to_v_ip"):
             shapes[f"ip_adapter.{2 * index + 1}.{projection}.weight"] = (channels, width)
-    weights = random_weights("ip_adapter", shapes, architecture.seed)
+    return shapes
+
+
+def _write_ip_adapter(architecture: Architecture, folder: Path) -> None:
+    weights = _draw(architecture, "ip_adapter", ip_adapter_shapes(architecture))
     _save(weights, folder / "ip_adapter" / "ip-adapter.safetensors")
 
 
@@ -173,7 +196,7 @@ _COMPONENTS = {
 _CARD = """\
 # The `{name}` bundle
 
-SDXL's architecture at small size, in diffusers' layout: a 9-channel inpainting UNet, a Canny
+SDXL's architecture{size}, in diffusers' layout: a 9-channel inpainting UNet, a Canny
 ControlNet, a VAE, two text towers, a CLIP vision tower and an IP-Adapter. Working size {side} x {side}.
 
 **The weights are random and untrained** (seed {seed}). Pictures made with them are abstract; they
@@ -195,6 +218,9 @@ def _write_rest(architecture: Architecture, folder: Path) -> None:
     facts = {"native_pixels": architecture.native_pixels, "weights": WEIGHTS}
     _save_json(facts, folder / "backdrop.json")
     card = _CARD.format(
-        name=architecture.name, side=architecture.native_side, seed=architecture.seed
+        name=architecture.name,
+        side=architecture.native_side,
+        seed=architecture.seed,
+        size=" at small size" if architecture.wired else " at its own size",
     )
     (folder / "README.md").write_text(card, encoding="utf-8")

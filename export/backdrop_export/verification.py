@@ -50,18 +50,24 @@ def run_torch(module: nn.Module, graph: str, inputs: Arrays) -> Arrays:
     return {name: value.numpy() for name, value in zip(names, results, strict=True)}
 
 
-def compare(
-    bundle: Bundle, graph: str, module: nn.Module, network: Network, kind: EngineKind
-) -> list[Difference]:
-    """Compare at the sizes of ``CHECKS``; raises EngineError when one is over the tolerance."""
+Expected = list[tuple[str, Arrays, Arrays]]
+"""Size, inputs, and torch's outputs for them."""
+
+
+def expected_answers(bundle: Bundle, graph: str, module: nn.Module) -> Expected:
+    """What ``module`` answers at the sizes of ``CHECKS``."""
+    cases = [(str(size), sample_inputs(bundle, graph, size)) for size in CHECKS]
+    return [(size, inputs, run_torch(module, graph, inputs)) for size, inputs in cases]
+
+
+def compare(graph: str, expected: Expected, network: Network, kind: EngineKind) -> list[Difference]:
+    """Compare with torch's answers; raises EngineError when one is over the tolerance."""
     differences: list[Difference] = []
-    for size in CHECKS:
-        inputs = sample_inputs(bundle, graph, size)
-        expected = run_torch(module, graph, inputs)
+    for size, inputs, answers in expected:
         found = network(inputs)
         differences += [
-            difference_of(graph, kind.name, str(size), name, found[name], expected[name])
-            for name in expected
+            difference_of(graph, kind.name, size, name, found[name], answers[name])
+            for name in answers
         ]
     check(differences, kind)
     return differences

@@ -103,14 +103,15 @@ def train_merges(text: str, count: int) -> list[tuple[str, str]]:
 def vocabulary(size: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Token ids and merges of a vocabulary with exactly ``size`` entries in CLIP's order.
 
-    Bytes, bytes that end a word, merges, start, end. Raises ValueError when the word list is too
-    short for ``size``.
+    Bytes, bytes that end a word, merges, start, end. Past what the word list gives, any two bytes
+    are merged, in order.
     """
     alphabet = list(byte_symbols().values())
     count = size - 2 * len(alphabet) - 2
     merges = train_merges(WORDS, count)
-    if len(merges) < count:
-        raise ValueError(f"the word list gives {len(merges)} merges, {count} are needed")
+    known = set(merges)
+    others = (pair for pair in itertools.product(alphabet, alphabet) if pair not in known)
+    merges += itertools.islice(others, count - len(merges))
     tokens = [*alphabet, *(symbol + WORD_END for symbol in alphabet)]
     tokens += [first + second for first, second in merges]
     tokens += [START, END]

@@ -57,8 +57,10 @@ def _scale(component: str, name: str, shape: tuple[int, ...]) -> float:
     return gain / math.sqrt(math.prod(shape[1:]))
 
 
-def random_weights(component: str, shapes: Shapes, seed: int) -> Weights:
-    """Weights for ``shapes`` by name: unit-gain layers, norms near 1, biases near 0; all FP32.
+def random_weights(
+    component: str, shapes: Shapes, seed: int, dtype: npt.DTypeLike = np.float32
+) -> Weights:
+    """Weights for ``shapes`` by name: unit-gain layers, norms near 1, biases near 0.
 
     Every tensor has its own generator, seeded by its name, so one does not move the others.
     """
@@ -66,9 +68,9 @@ def random_weights(component: str, shapes: Shapes, seed: int) -> Weights:
     for name, shape in shapes.items():
         noise = _draw(component, name, shape, seed)
         if len(shape) > 1:
-            weights[name] = noise * np.float32(_scale(component, name, shape))
-        elif name.endswith(".weight"):
-            weights[name] = np.float32(1.0) + np.float32(0.1) * noise
+            noise *= np.float32(_scale(component, name, shape))
         else:
-            weights[name] = np.float32(0.1) * noise
+            noise *= np.float32(0.1)
+            noise += np.float32(name.endswith(".weight"))
+        weights[name] = noise.astype(dtype, copy=False)
     return weights

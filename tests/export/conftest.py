@@ -11,6 +11,7 @@ import torch
 
 from backdrop_export.bundles import Bundle
 from backdrop_export.engines import ENGINE_KINDS, Network, load_network
+from backdrop_export.onnx_graphs import graphs_folder
 from backdrop_export.repository import export_repository
 from backdrop_export.synthetic import make_bundle
 
@@ -22,7 +23,7 @@ class Export:
     repository: Path
 
     def network(self, graph: str) -> Network:
-        path = self.out / "graphs" / self.bundle.name / f"{graph}.onnx"
+        path = graphs_folder(self.bundle, "fp32", self.out) / f"{graph}.onnx"
         return load_network(ENGINE_KINDS["onnxruntime-fp32"], path)
 
 

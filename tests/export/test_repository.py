@@ -13,14 +13,14 @@ from tritonclient.grpc import model_config_pb2
 
 from backdrop_export import cli
 from backdrop_export.bundles import GRAPH_FOLDERS, IP_ADAPTER, Bundle
-from backdrop_export.engines import ENGINE_KINDS, compile_engine, load_network
+from backdrop_export.engines import ENGINE_KINDS, Arrays, compile_engine, load_network
 from backdrop_export.folders import replaced_folder
 from backdrop_export.loading import load_graph
 from backdrop_export.manifest import read_manifest
-from backdrop_export.onnx_graphs import export_graphs, outdated_graphs
+from backdrop_export.onnx_graphs import export_graphs, graphs_folder, outdated_graphs
 from backdrop_export.reporting import Report
 from backdrop_export.repository import export_repository
-from backdrop_export.verification import Difference, check, compare
+from backdrop_export.verification import Difference, check, compare, expected_answers
 from backdrop_server import contract
 from backdrop_server.errors import EngineError, SetupError
 from backdrop_server.plan import BundleFacts
@@ -28,7 +28,7 @@ from tests.export.conftest import Export
 
 
 def graphs_of(export: Export) -> Path:
-    return export.out / "graphs" / export.bundle.name
+    return graphs_folder(export.bundle, "fp32", export.out)
 
 
 def copied(export: Export, tmp_path: Path) -> Export:
@@ -101,7 +101,7 @@ def test_a_second_run_builds_nothing(
 
 
 def test_no_graph_is_outdated_after_an_export(export: Export) -> None:
-    assert outdated_graphs(export.bundle, graphs_of(export)) == []
+    assert outdated_graphs(export.bundle, "fp32", graphs_of(export)) == []
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_only_what_depends_on_a_file_is_outdated(
 ) -> None:
     copy = copied(export, tmp_path)
     flip_last_byte(copy.bundle.path / file)
-    assert outdated_graphs(copy.bundle, graphs_of(copy)) == outdated
+    assert outdated_graphs(copy.bundle, "fp32", graphs_of(copy)) == outdated
 
 
 def test_damaged_graphs_are_noticed_and_built_again(export: Export, tmp_path: Path) -> None:
@@ -127,9 +127,9 @@ def test_damaged_graphs_are_noticed_and_built_again(export: Export, tmp_path: Pa
     damaged, kept = graphs_of(copy) / "image_encoder.onnx", graphs_of(copy) / "vae_decoder.onnx"
     before = kept.stat().st_mtime_ns
     flip_last_byte(damaged)
-    assert outdated_graphs(copy.bundle, graphs_of(copy)) == ["image_encoder"]
-    export_graphs(copy.bundle, graphs_of(copy), Report(quiet=True))
-    assert outdated_graphs(copy.bundle, graphs_of(copy)) == []
+    assert outdated_graphs(copy.bundle, "fp32", graphs_of(copy)) == ["image_encoder"]
+    export_graphs(copy.bundle, "fp32", graphs_of(copy), Report(quiet=True))
+    assert outdated_graphs(copy.bundle, "fp32", graphs_of(copy)) == []
     assert kept.stat().st_mtime_ns == before
 
 
@@ -147,23 +147,22 @@ def test_openvino_engines_are_within_their_tolerance(
 ) -> None:
     kind, graph = ENGINE_KINDS[engine], "vae_encoder"
     compile_engine(kind, graphs_of(export) / f"{graph}.onnx", tmp_path / "model")
-    module = load_graph(export.bundle, graph)
+    expected = expected_answers(export.bundle, graph, load_graph(export.bundle, graph))
     network = load_network(kind, tmp_path / "model.xml")
-    rows = compare(export.bundle, graph, module, network, kind)
+    rows = compare(graph, expected, network, kind)
     assert {row.engine for row in rows} == {engine}
 
 
 def test_a_graph_over_tolerance_stops_the_export(export: Export) -> None:
     kind, graph = ENGINE_KINDS["onnxruntime-fp32"], "image_encoder"
-    network, module = export.network(graph), load_graph(export.bundle, graph)
+    network = export.network(graph)
+    expected = expected_answers(export.bundle, graph, load_graph(export.bundle, graph))
+
+    def wrong(inputs: Arrays) -> Arrays:
+        return {name: array * 1.01 for name, array in network(inputs).items()}
+
     with pytest.raises(EngineError, match=r"image_encoder .* differs from torch"):
-        compare(
-            export.bundle,
-            graph,
-            module,
-            lambda inputs: {name: array * 1.01 for name, array in network(inputs).items()},
-            kind,
-        )
+        compare(graph, expected, wrong, kind)
 
 
 def test_nan_is_over_any_tolerance() -> None:
