@@ -19,6 +19,11 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from transformers.utils.logging import (
+    disable_progress_bar,
+    enable_progress_bar,
+    is_progress_bar_enabled,
+)
 
 from backdrop_export.ip_adapter import cross_attention_channels, expected_shapes
 from backdrop_export.weight_files import Key, Keys, Shape
@@ -57,15 +62,18 @@ class Part:
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Hold back the libraries' warnings: what they say is checked, and said in a sentence."""
-    disabled = logging.root.manager.disable
+    """Hold back the libraries' bars and warnings: what they say is checked, and said in a sentence."""
+    disabled, bars = logging.root.manager.disable, is_progress_bar_enabled()
     logging.disable(logging.WARNING)
+    disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(disabled)
+        if bars:
+            enable_progress_bar()
 
 
 def empty_model(component: str, config: Config, place: Path) -> Any:
