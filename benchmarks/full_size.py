@@ -2,7 +2,7 @@
 
     python -m benchmarks.full_size --out build
 
-Makes the `sdxl` bundle (random weights, 11 GB) when it is not there, exports its five graphs in
+Makes the `sdxl-random` bundle (, 11 GB) when it is not there, exports its five graphs in
 FP16, loads each in ONNX Runtime and compares it with torch, and checks it against TensorRT's list.
 """
 
@@ -32,8 +32,8 @@ def main(
 ) -> None:
     """Measure, print a table, and write the result file."""
     report = Report()
-    with report.step("bundle sdxl"), PeakMemory() as memory:
-        bundle = Bundle.open(make_bundle("sdxl", out / "bundles" / "sdxl"))
+    with report.step("bundle sdxl-random"), PeakMemory() as memory:
+        bundle = Bundle.open(make_bundle("sdxl-random", out / "bundles" / "sdxl-random"))
     folder = graphs_folder(bundle, PRECISION, out)
     records = export_graphs(bundle, PRECISION, folder, report)
     graphs = {graph: _row(records[graph], folder / f"{graph}.onnx") for graph in GRAPH_FOLDERS}

@@ -230,7 +230,7 @@ ARCHITECTURES = {
             vocabulary=1024,
         ),
         Architecture(
-            name="sdxl",
+            name="sdxl-random",
             seed=20_231_103,
             native_side=1024,
             unet_channels=(320, 640, 1280),

@@ -31,7 +31,7 @@ _BUNDLE = "A bundle's folder in diffusers' layout, or a recipe: it is assembled 
 
 @app.command()
 def bundle(
-    name: Annotated[BundleName, typer.Argument(help="Which bundle to make; sdxl is 11 GB.")],
+    name: Annotated[BundleName, typer.Argument(help="Which bundle to make; sdxl-random is 11 GB.")],
     out: Annotated[Path, typer.Option(help="The folder to write; replaced when it exists.")],
 ) -> None:
     """Make a bundle with seeded random weights, the same bytes each time."""

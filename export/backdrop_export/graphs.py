@@ -60,8 +60,7 @@ class ImageEncoder(nn.Module):
         self.penultimate = penultimate
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
-        with torch.no_grad():
-            self.register_buffer("unconditional", projection(self._nothing()).float())
+        self.register_buffer("unconditional", self._unconditional())
 
     def forward(self, ref_pixels: torch.Tensor) -> torch.Tensor:
         """uint8 [B, S, S, 3] to image_embeds [B, 2, T, C]: unconditional, then conditional."""
@@ -79,12 +78,21 @@ class ImageEncoder(nn.Module):
             features = self.vision(pixels).image_embeds
         return features
 
-    def _nothing(self) -> torch.Tensor:
-        config, dtype = self.vision.config, _dtype(self.vision)
+    @torch.no_grad()
+    def _unconditional(self) -> torch.Tensor:
+        """[1, T, C] in FP32: computed in FP32 too, as CPUs take a minute for it in FP16."""
+        config, dtype = self.vision.config, _dtype(self.projection)
+        self.projection.float()
         if self.penultimate:
             side = int(config.image_size)
-            return self._features(torch.zeros(1, 3, side, side, dtype=dtype))
-        return torch.zeros(1, int(config.projection_dim), dtype=dtype)
+            self.vision.float()
+            nothing = self._features(torch.zeros(1, 3, side, side))
+            self.vision.to(dtype)
+        else:
+            nothing = torch.zeros(1, int(config.projection_dim))
+        tokens: torch.Tensor = self.projection(nothing)
+        self.projection.to(dtype)
+        return tokens
 
 
 class VaeEncoder(nn.Module):

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
-from transformers.utils.logging import (
-    disable_progress_bar,
-    enable_progress_bar,
-    is_progress_bar_enabled,
-)
 
 from backdrop_export import ip_adapter
 from backdrop_export.bundles import DENOISER, IP_ADAPTER, PREPROCESSOR, Bundle
@@ -114,7 +107,7 @@ def load_component(bundle: Bundle, component: str, dtype: torch.dtype) -> Any:
         options["torch_dtype"] = dtype
     else:
         options |= {"dtype": dtype, "attn_implementation": "eager"}
-    with _no_progress_bars(), quiet_libraries():
+    with quiet_libraries():
         try:
             model, info = model_class.from_pretrained(folder, output_loading_info=True, **options)
         except Exception as error:  # the libraries raise whatever their parsers raise
@@ -130,17 +123,6 @@ def load_component(bundle: Bundle, component: str, dtype: torch.dtype) -> Any:
                 f"{problem.replace('_', ' ')}: {', '.join(keys[:3])}"
             )
     return model
-
-
-@contextlib.contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    bars = is_progress_bar_enabled()
-    disable_progress_bar()
-    try:
-        yield
-    finally:
-        if bars:
-            enable_progress_bar()
 
 
 def _text_encoder(bundle: Bundle, dtype: torch.dtype) -> nn.Module:

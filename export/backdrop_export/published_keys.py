@@ -19,6 +19,11 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from transformers.utils.logging import (
+    disable_progress_bar,
+    enable_progress_bar,
+    is_progress_bar_enabled,
+)
 
 from backdrop_export.ip_adapter import cross_attention_channels, expected_shapes
 from backdrop_export.weight_files import Key, Keys, Shape
@@ -57,15 +62,18 @@ class Part:
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Hold back the libraries' warnings: what they say is checked, and said in a sentence."""
-    disabled = logging.root.manager.disable
+    """Hold back the libraries' bars and warnings: what they say is checked, and said in a sentence."""
+    disabled, bars = logging.root.manager.disable, is_progress_bar_enabled()
     logging.disable(logging.WARNING)
+    disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(disabled)
+        if bars:
+            enable_progress_bar()
 
 
 def empty_model(component: str, config: Config, place: Path) -> Any:
@@ -89,17 +97,16 @@ def check_parts(parts: Mapping[str, Part], configs: Mapping[str, Config]) -> Non
     ``configs`` are all components' configurations. Raises SetupError naming the file, the key, and
     both shapes of the first that does not fit.
     """
-    unet = None
+    models = {}
     for name, part in parts.items():
         if name != ADAPTER:
-            model = empty_model(name, part.config | _demands(name, configs), part.place)
-            check_keys(part, _expected(name, model))
-            unet = model if name == "unet" else unet
+            models[name] = empty_model(name, part.config | _demands(name, configs), part.place)
+            check_keys(part, _expected(name, models[name]))
     if "controlnet" in parts:
-        _check_residuals(parts["controlnet"], configs["unet"])
+        _check_residuals(parts["controlnet"], models["controlnet"].config, models["unet"].config)
     if ADAPTER in parts:
         config = configs["unet"] | _demands("unet", configs)
-        unet = unet or empty_model("unet", config, parts[ADAPTER].place)
+        unet = models.get("unet") or empty_model("unet", config, parts[ADAPTER].place)
         _check_adapter(parts[ADAPTER], unet, configs)
 
 
@@ -134,13 +141,13 @@ def _demands(component: str, configs: Mapping[str, Config]) -> Config:
     return demands | {"in_channels": channels, "conditioning_channels": 3}
 
 
-def _check_residuals(controlnet: Part, unet: Config) -> None:
+def _check_residuals(part: Part, controlnet: Any, unet: Any) -> None:
     """The ControlNet's answers are added to the UNet's skip connections: the same blocks."""
     for name in ("block_out_channels", "layers_per_block"):
-        theirs, ours = controlnet.config.get(name), unet.get(name)
+        theirs, ours = controlnet[name], unet[name]
         if theirs != ours:
             raise SetupError(
-                f"{controlnet.place / 'config.json'}: {name} is {theirs}, the UNet has {ours}"
+                f"{part.place / 'config.json'}: {name} is {theirs}, the UNet's is {ours}"
             )
 
 

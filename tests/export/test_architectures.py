@@ -21,7 +21,7 @@ from backdrop_export.architectures import ARCHITECTURES
 from backdrop_export.synthetic import ip_adapter_shapes
 from backdrop_export.vocabulary import vocabulary
 
-SDXL = ARCHITECTURES["sdxl"]
+SDXL = ARCHITECTURES["sdxl-random"]
 # Parameters of the public checkpoints, by their model cards; the inpainting UNet has five input
 # channels more than SDXL's 2 567 463 684, each of 320 3x3 filters.
 PUBLISHED: dict[str, tuple[int, Callable[[], Any]]] = {

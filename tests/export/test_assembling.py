@@ -126,6 +126,26 @@ def test_a_vae_of_its_own_replaces_the_bases(tiny: Bundle, tmp_path: Path) -> No
     assert bundle.facts().force_zeros_for_empty_prompt
 
 
+def test_an_old_vaes_attention_is_known(tiny: Bundle, tmp_path: Path) -> None:
+    """As diffusers wrote it before 0.17."""
+    source = copied(tiny, tmp_path)
+    file = weights_file(source / "vae")
+    renamed = load_file(file)
+    for ours, old in (
+        ("to_q", "query"),
+        ("to_k", "key"),
+        ("to_v", "value"),
+        ("to_out.0", "proj_attn"),
+    ):
+        renamed = {k.replace(f".{ours}.", f".{old}."): v for k, v in renamed.items()}
+    assert "decoder.mid_block.attentions.0.query.weight" in renamed
+    save_file(renamed, file, metadata={"format": "pt"})
+    inputs = sample_inputs(tiny, "vae_decoder", Size(1, 64, 64))
+    found = run_torch(load_graph(Bundle.open(source), "vae_decoder"), "vae_decoder", inputs)
+    expected = run_torch(load_graph(tiny, "vae_decoder"), "vae_decoder", inputs)
+    np.testing.assert_array_equal(found["pixels"], expected["pixels"])
+
+
 def test_what_is_up_to_date_is_left_alone(tiny: Bundle, tmp_path: Path) -> None:
     source, out = copied(tiny, tmp_path), tmp_path / "small"
     path = write_recipe(tmp_path / "small.toml", base=source)

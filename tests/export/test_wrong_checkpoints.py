@@ -96,7 +96,7 @@ def test_a_controlnet_with_other_blocks(folder: Path, tmp_path: Path) -> None:
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     save_file(random_tensors(shapes, seed=1), folder / CONTROLNET)
     said = refusal(folder, tmp_path)
-    assert "controlnet/config.json: layers_per_block is 2, the UNet has 1" in said
+    assert "controlnet/config.json: layers_per_block is 2, the UNet's is 1" in said
 
 
 def test_a_key_that_nothing_needs(folder: Path, tmp_path: Path) -> None:

@@ -132,7 +132,8 @@ def _check(
     published.check_parts(parts, configs)
     if not files:
         return configs, []
-    from backdrop_export.checkpoints.lora_files import read_lora
+    with published.quiet_libraries():  # importing diffusers' pipelines warns of torchvision
+        from backdrop_export.checkpoints.lora_files import read_lora
 
     loras = [read_lora(file, configs) for file in files]
     return configs, [(lora, given.weight) for lora, given in zip(loras, recipe.lora, strict=True)]

@@ -21,7 +21,7 @@ from backdrop_export.checkpoints.pieces import (
 )
 from backdrop_export.checkpoints.recipe import Recipe, is_recipe, read_recipe
 from backdrop_export.checkpoints.sources import Listing
-from backdrop_export.engines import EngineKind, engine_kind
+from backdrop_export.engines import engine_kind
 from backdrop_export.weight_files import Shape, read_keys, tensor_shapes
 
 VALUE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1, "int8": 1}
@@ -91,7 +91,7 @@ def make_plan(source: Path, engine: str, out: Path) -> Plan:
     made = is_recipe(source)
     target = out / "bundles" / recipe.name
     written = _bundle_size(recipe, pieces, target) if made else 0
-    precision = graph_precision(kind)
+    precision = kind.graph_precision
     graphs = tuple(_graph_rows(pieces))
     weights = sum(row.bytes_in(precision) + row.bytes_in(kind.precision) for row in graphs)
     sources = [_source_row(part, piece.listing, piece.paths) for part, piece in pieces.items()]
@@ -108,11 +108,6 @@ def make_plan(source: Path, engine: str, out: Path) -> Plan:
         machine_memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         disks=disks(out, written + weights, sum(row.download for row in sources)),
     )
-
-
-def graph_precision(kind: EngineKind) -> str:
-    """Of the ONNX files that ``kind`` starts from."""
-    return str(getattr(kind, "graph_precision", "fp32"))
 
 
 def _recipe(source: Path) -> Recipe:
