@@ -43,39 +43,32 @@ class CudaGraphs:
         self._call = call
         self._record = record
         self._limit = limit
-        self._seen: collections.OrderedDict[Key, Recording | None] = collections.OrderedDict()
+        self._warm: set[Key] = set()
         self._unfit: set[Key] = set()
+        self._recordings: collections.OrderedDict[Key, Recording] = collections.OrderedDict()
 
     def __call__(self, inputs: Tensors) -> dict[str, torch.Tensor]:
         """As ``call``."""
         key = tuple(tuple(tensor.shape) for tensor in inputs.values())
         if not self._limit or key in self._unfit:
             return self._call(inputs)
-        if key not in self._seen:
-            self._hold(key, None)
+        if key not in self._warm:
+            self._warm.add(key)
             return self._call(inputs)
-        recording = self._seen[key]
-        if recording is None:
-            recording = self._try_to_record(inputs)
-            if recording is None:
-                self._unfit.add(key)
-                return self._call(inputs)
-            self._hold(key, recording)
-        self._seen.move_to_end(key)
-        return recording.replay(inputs)
+        if key not in self._recordings and not self._try_to_record(key, inputs):
+            return self._call(inputs)
+        self._recordings.move_to_end(key)
+        return self._recordings[key].replay(inputs)
 
-    def _try_to_record(self, inputs: Tensors) -> Recording | None:
+    def _try_to_record(self, key: Key, inputs: Tensors) -> bool:
+        while len(self._recordings) >= self._limit:
+            _, oldest = self._recordings.popitem(last=False)
+            oldest.close()
         try:
-            return self._record(self._call, inputs)
+            self._recordings[key] = self._record(self._call, inputs)
         except RuntimeError:  # torch's word for an operation that a graph cannot hold
-            return None
-
-    def _hold(self, key: Key, recording: Recording | None) -> None:
-        self._seen[key] = recording
-        while len(self._seen) > self._limit:
-            _, oldest = self._seen.popitem(last=False)
-            if oldest is not None:
-                oldest.close()
+            self._unfit.add(key)
+        return key in self._recordings
 
 
 class _CudaRecording:
