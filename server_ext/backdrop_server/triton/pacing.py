@@ -67,17 +67,17 @@ class OneStepAhead:
         event = self._make_event()
         event.record()
         before, self._before = self._before, event
+        self.call += 1
         if before is not None:
             before.synchronize()
-        self.call += 1
         return self.call - 2
 
     def nothing_queued(self) -> int:
         """See ``Pace``: this call, and with it every one before."""
         before, self._before = self._before, None
+        self.call += 1
         if before is not None:
             before.synchronize()
-        self.call += 1
         return self.call - 1
 
 
