@@ -80,9 +80,7 @@ def build_plan(
         raise SetupError(f"tensorrt does not take {graph.name}: {parser.get_error(0).desc()}")
     config = maker.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
-    known = timing_cache.read_bytes() if timing_cache.is_file() else b""
-    cache = config.create_timing_cache(known)
-    config.set_timing_cache(cache, ignore_mismatch=False)
+    _use_timings(config, timing_cache)
     for profile in profiles(input_dims(graph), limits, grid, sizes or {}):
         config.add_optimization_profile(_trt_profile(maker, profile))
     plan = maker.build_serialized_network(network, config)
@@ -90,6 +88,13 @@ def build_plan(
         raise SetupError(f"tensorrt could not build {graph.name}; its log says why")
     timing_cache.write_bytes(memoryview(config.get_timing_cache().serialize()))
     return _write(target, limits, plan)
+
+
+def _use_timings(config: Any, timing_cache: Path) -> None:
+    """Timings of earlier builds; none where they are of another version or GPU."""
+    known = timing_cache.read_bytes() if timing_cache.is_file() else b""
+    if not config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False):
+        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
 
 
 def _write(target: Path, limits: EngineLimits, plan: Any) -> Path:
