@@ -80,6 +80,8 @@ def build_plan(
         raise SetupError(f"tensorrt does not take {graph.name}: {parser.get_error(0).desc()}")
     config = maker.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
+    if precision is Precision.FP32:
+        config.clear_flag(trt.BuilderFlag.TF32)  # on by default, with ten bits of mantissa
     _use_timings(config, timing_cache)
     for profile in profiles(input_dims(graph), limits, grid, sizes or {}):
         config.add_optimization_profile(_trt_profile(maker, profile))
@@ -191,6 +193,25 @@ def shape_lines(profile: Profile) -> tuple[str, str, str]:
         for shapes in (profile.low, profile.best, profile.high)
     )
     return low, best, high
+
+
+def write_profile(
+    graph: Path,
+    target: Path,
+    limits: EngineLimits,
+    grid: Grid = Grid(),  # noqa: B008 - frozen
+    sizes: Mapping[str, int] | None = None,
+) -> Path:
+    """Write ``target``'s ``.profile``: what ONNX Runtime's TensorRT provider builds its engine for.
+
+    Three lines, of one profile over all rows and sizes. Without it the provider builds for the
+    shapes that come, again for each that is outside of those before.
+    """
+    whole = dataclasses.replace(limits, row_buckets=())
+    (profile,) = profiles(input_dims(graph), whole, grid, sizes or {})
+    path = target.with_suffix(".profile")
+    path.write_text("\n".join(shape_lines(profile)) + "\n", encoding="utf-8")
+    return path
 
 
 def trtexec_command(

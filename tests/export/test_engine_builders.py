@@ -23,6 +23,7 @@ from backdrop_export.tensorrt_plans import (
     profiles,
     shape_lines,
     trtexec_command,
+    write_profile,
 )
 from backdrop_server.engines.engine import DeviceEngine
 from backdrop_server.engines.loading import load_engine
@@ -89,6 +90,13 @@ def test_the_trtexec_line_says_the_same(graph: Path) -> None:
     assert shape_lines(first)[0] == "sample:2x3x8x16,scale:2,edges:2x64x128,ids:2x2"
 
 
+def test_onnxruntimes_provider_gets_one_profile_over_all(graph: Path) -> None:
+    low, best, high = write_profile(graph, graph, LIMITS).read_text().splitlines()
+    assert low == "sample:2x3x8x16,scale:2,edges:2x64x128,ids:2x2"
+    assert best == "sample:8x3x16x16,scale:8,edges:8x128x128,ids:8x2"
+    assert high == "sample:8x3x32x16,scale:8,edges:8x256x128,ids:8x2"
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here a plan could be built")
 def test_a_plan_needs_the_gpu_that_runs_it(graph: Path, tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="built on the GPU that runs it; there is no CUDA device"):
@@ -146,6 +154,10 @@ def test_a_package_of_a_denoiser_equals_torch(package: Path, tiny: Bundle) -> No
     """At batches and sizes that it was not traced at, one row among them."""
     engine = load_engine("aotinductor", package.with_suffix(""), Precision.BF16)
     assert isinstance(engine, DeviceEngine)
+    weights = torch._inductor.aoti_load_package(str(package)).get_constant_fqns()
+    assert any("attn1.to_qkv" in name for name in weights)
+    assert not any("attn1.to_q.weight" in name for name in weights)
+    assert any("attn2.to_k.weight" in name for name in weights)
     module = small_denoiser(tiny)
     for size in (Size(1, 192, 64), Size(3, 64, 128), Size(5, 256, 64)):
         given = sample_inputs(tiny, DENOISER, size)

@@ -14,7 +14,16 @@ import torch
 from backdrop_server.engines.engine import DeviceEngine, Engine, Precision, check_inputs
 from backdrop_server.engines.loading import ENGINE_PACKAGES, load_engine
 from backdrop_server.errors import EngineError
-from tests.unit.engine_graphs import ALL, CHANNELS, PRESENT, WEIGHT, Kind, absence, write_files
+from tests.unit.engine_graphs import (
+    ALL,
+    CHANNELS,
+    PRESENT,
+    WEIGHT,
+    Kind,
+    absence,
+    engine_files,
+    write_files,
+)
 
 
 def test_every_kind_is_tried_or_named_as_absent(tmp_path: Path) -> None:
@@ -185,7 +194,7 @@ def test_a_size_that_does_not_fit_is_an_engine_error(kind: Kind, engine: Engine)
 
 
 def test_a_missing_file_is_named(kind: Kind, files: Path, tmp_path: Path) -> None:
-    for missing in kind.files:
+    for missing in engine_files(files):
         folder = tmp_path / f"without-{missing}"
         shutil.copytree(files, folder)
         (folder / missing).unlink()
@@ -195,13 +204,13 @@ def test_a_missing_file_is_named(kind: Kind, files: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "garbage"])
 def test_a_damaged_file_is_named(kind: Kind, files: Path, tmp_path: Path, damage: str) -> None:
-    for name in kind.files:
+    for name in engine_files(files):
         folder = tmp_path / name
         shutil.copytree(files, folder)
         whole = (folder / name).read_bytes()
         wrong = {"truncated": whole[: len(whole) // 2], "empty": b"", "garbage": b"\x07" * 64}
         (folder / name).write_bytes(wrong[damage])
-        with pytest.raises(EngineError, match=r"graph\.\w+ is not a graph that \w+ can load"):
+        with pytest.raises(EngineError, match=r"graph\S*\.\w+ is not a graph that \w+ can load"):
             load_engine(kind.engine, folder / "graph", kind.precision)
 
 

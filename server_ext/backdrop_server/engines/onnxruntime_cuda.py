@@ -102,11 +102,17 @@ class OnnxRuntimeCudaEngine(BoundOnnxRuntimeEngine):
     ) -> None:
         # Torch's default stream has the handle 0, which the provider takes for "make your own".
         self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        self._precision = precision
         super().__init__(path, precision, threads, limits)
 
     def providers(self, path: Path) -> Sequence[Provider]:
         """CUDA, and the CPU for what it lacks."""
-        return (("CUDAExecutionProvider", self._device_options()), CPU)
+        return (self._cuda(), CPU)
+
+    def _cuda(self) -> Provider:
+        # FP32 means FP32: TF32, which is on by default, has ten bits of mantissa.
+        use_tf32 = "0" if self._precision is Precision.FP32 else "1"
+        return ("CUDAExecutionProvider", self._device_options() | {"use_tf32": use_tf32})
 
     def _device_options(self) -> dict[str, str]:
         return {"device_id": "0", "user_compute_stream": str(self._stream.cuda_stream)}

@@ -36,7 +36,6 @@ class OnnxRuntimeTensorRtEngine(OnnxRuntimeCudaEngine):
                 "this onnxruntime has no TensorRT provider; install one with: "
                 "pip install 'backdrop[gpu]'"
             )
-        self._precision = precision
         super().__init__(path, precision, threads, limits)
 
     def providers(self, path: Path) -> Sequence[Provider]:
@@ -46,7 +45,7 @@ class OnnxRuntimeTensorRtEngine(OnnxRuntimeCudaEngine):
             options[_SWITCHES[self._precision]] = "1"
         return (
             ("TensorrtExecutionProvider", options | self._profile_options(path)),
-            ("CUDAExecutionProvider", self._device_options()),
+            self._cuda(),
             CPU,
         )
 
