@@ -21,7 +21,7 @@ pytestmark = pytest.mark.triton
             {"max_rows": 16, "heights": (8, 16)},
             r"requests may have latents of \d+x\d+ .* was built for heights 8 to 16",
         ),
-        ({"max_rows": 8}, r"row_limit is 16; the engine was built for at most 8 rows"),
+        ({"max_rows": 8}, r"up to 16 rows come in one call; the engine was built for at most 8"),
     ],
 )
 def test_an_engine_that_does_not_fit_is_the_reason(
@@ -33,4 +33,17 @@ def test_an_engine_that_does_not_fit_is_the_reason(
     built = EngineLimits(kind, Precision(precision), f"{kind} 1", **limits)  # type: ignore[arg-type]
     (folder / "denoise" / "1" / "unet_controlnet.json").write_text(built.to_json())
     with pytest.raises(SetupError, match=f"^tritonserver did not start: model denoise: {reason}"):
+        launch(folder).start()
+
+
+def test_an_encoder_of_fewer_rows_is_the_reason(
+    repository: Path, engine: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "repository"
+    shutil.copytree(repository, folder)
+    kind, _, precision = engine.rpartition("-")
+    built = EngineLimits(kind, Precision(precision), f"{kind} 1", max_rows=4)
+    (folder / "text_encoder" / "1" / "model.json").write_text(built.to_json())
+    reason = "up to 8 rows come in one call; the engine was built for at most 4"
+    with pytest.raises(SetupError, match=f"model text_encoder: {reason}"):
         launch(folder).start()

@@ -277,7 +277,10 @@ def test_padding_changes_no_latents(make_loop: MakeLoop) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"max_rows": 4, "row_buckets": (2, 4)}, "row_limit is 8; the engine was built for at m"),
+        (
+            {"max_rows": 4, "row_buckets": (2, 4)},
+            "up to 8 rows come in one call; the engine",
+        ),
         ({"heights": (16, 64)}, "requests may have latents of 8x8 .* heights 16 to 64"),
         ({"sizes": ((8, 16),)}, "requests may have latents of 8x8 .* was built for 8x16"),
     ],

@@ -78,15 +78,15 @@ class Recorder:
     """Stands for a CUDA device: it notes what is recorded, replayed and closed."""
 
     log: list[str] = dataclasses.field(default_factory=list)
-    broken: bool = False
+    error: Exception | None = None
 
     def call(self, inputs: Tensors) -> dict[str, torch.Tensor]:
         self.log.append(f"run {len(inputs['x'])}")
         return {"y": inputs["x"] + 1}
 
     def record(self, call: Call, inputs: Tensors) -> Recording:
-        if self.broken:
-            raise RuntimeError("operation not permitted when stream is capturing")
+        if self.error is not None:
+            raise self.error
         self.log.append(f"record {len(inputs['x'])}")
         return Recording(self, call, len(inputs["x"]))
 
@@ -136,5 +136,9 @@ def test_without_recordings_every_call_runs() -> None:
     assert play(Recorder(), 0, [4, 4, 4]) == ["run 4"] * 3
 
 
-def test_what_cannot_be_recorded_runs_as_it_is() -> None:
-    assert play(Recorder(broken=True), 2, [4, 4, 4]) == ["run 4"] * 3
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("operation not permitted when stream is capturing"), EngineError("it failed")],
+)
+def test_what_cannot_be_recorded_runs_as_it_is(error: Exception) -> None:
+    assert play(Recorder(error=error), 2, [4, 4, 4]) == ["run 4"] * 3

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +99,7 @@ def test_what_fits_is_let_through() -> None:
 @pytest.mark.parametrize(
     ("row_limit", "sizes", "message"),
     [
-        (9, [], r"row_limit is 9; the engine was built for at most 8 rows"),
+        (9, [], r"up to 9 rows come in one call; the engine was built for at most 8"),
         (8, [(40, 8)], r"latents of 40x8 \(height x width\); the engine was built for heights 8 "),
         (8, [(8, 8), (8, 24), (8, 40)], r"8x24 .* and 1 more sizes; .* 8 to 32 and widths 8 to 16"),
     ],
@@ -206,3 +208,18 @@ def test_working_sizes_are_all_that_photos_get(native: int) -> None:
 def test_a_plans_name_says_where_it_runs() -> None:
     stem = tensorrt_plan_stem("unet_controlnet", "tensorrt 10.9.0.34", "NVIDIA H200", "9.0")
     assert stem == "unet_controlnet-tensorrt-10.9.0.34-NVIDIA-H200-sm90"
+
+
+def test_a_host_engine_does_not_pay_for_torch(tmp_path: Path) -> None:
+    """Each model of the server is a process of its own."""
+    write_onnx(tmp_path / "graph.onnx")
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from backdrop_server.engines.engine import Precision\n"
+        "from backdrop_server.engines.loading import load_engine\n"
+        "from backdrop_server.engines.padding import run_padded\n"
+        f"load_engine('onnxruntime', Path({str(tmp_path / 'graph')!r}), Precision.FP32)\n"
+        "assert not {'torch', 'openvino', 'PIL'} & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -12,6 +12,8 @@ from typing import Protocol
 
 import torch
 
+from backdrop_server.errors import EngineError
+
 Tensors = Mapping[str, torch.Tensor]
 Call = Callable[[Tensors], dict[str, torch.Tensor]]
 Key = tuple[tuple[int, ...], ...]
@@ -66,7 +68,7 @@ class CudaGraphs:
             oldest.close()
         try:
             self._recordings[key] = self._record(self._call, inputs)
-        except RuntimeError:  # torch's word for an operation that a graph cannot hold
+        except (RuntimeError, EngineError):  # an operation that a graph cannot hold
             self._unfit.add(key)
         return key in self._recordings
 

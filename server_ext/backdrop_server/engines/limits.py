@@ -54,13 +54,15 @@ def check_fits(
 ) -> None:
     """Raise EngineError unless the engine takes ``row_limit`` rows of each of ``sizes``.
 
-    ``sizes``: latent height and width of every picture size that a request may have.
+    ``row_limit``: the most that the caller gives it at once. ``sizes``: latent height and width of
+    every picture size that a request may have.
     """
     if limits is None:
         return
     if row_limit > limits.max_rows:
         raise EngineError(
-            f"row_limit is {row_limit}; the engine was built for at most {limits.max_rows} rows"
+            f"up to {row_limit} rows come in one call; "
+            f"the engine was built for at most {limits.max_rows}"
         )
     refused = [size for size in sizes if not limits.allows_size(*size)]
     if refused:

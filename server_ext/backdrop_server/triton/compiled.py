@@ -10,6 +10,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from backdrop_server.engines.engine import Engine, Precision
+from backdrop_server.engines.limits import check_fits
 from backdrop_server.engines.loading import load_engine
 from backdrop_server.engines.padding import run_padded
 from backdrop_server.triton.tensors import answer_each, parameter
@@ -29,6 +30,7 @@ class CompiledModel:
             parameter(config, "engine") if "engine" in config["parameters"] else config["backend"]
         )
         self._engine: Engine = load_engine(kind, folder / "model", precision)
+        check_fits(self._engine.limits, int(config["max_batch_size"]), sizes=())
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Run each request by itself: on a CPU a larger batch is no faster for these graphs."""
