@@ -1,9 +1,11 @@
-"""What `preprocess` resolves for the later stages, and what the stages must know of the bundle."""
+"""What `preprocess` resolves for the later stages, and what they must know of bundle and engine."""
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import json
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,3 +86,81 @@ class BundleFacts:
     def from_json(cls, text: str) -> BundleFacts:
         """Inverse of ``to_json``; an unknown or missing key is a TypeError."""
         return cls(**json.loads(text))
+
+
+class Precision(enum.Enum):
+    """What an engine computes in; its inputs and outputs are FP32 whatever it is."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    FP8 = "fp8"
+    INT8 = "int8"
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineLimits:
+    """What an engine file was built for; an export writes it as ``<stem>.json`` beside the file.
+
+    Heights and widths are inclusive ranges of latent sizes, None where any size goes.
+    """
+
+    engine: str
+    precision: Precision
+    builder: str
+    """What built it, as its library calls itself: ``tensorrt 10.9.0.34``."""
+    max_rows: int
+    min_rows: int = 1
+    row_buckets: tuple[int, ...] = ()
+    """Numbers of rows that it was built for, rising; empty: any from min_rows to max_rows."""
+    heights: tuple[int, int] | None = None
+    widths: tuple[int, int] | None = None
+    sizes: tuple[tuple[int, int], ...] = ()
+    """Latent height and width of each size, where single sizes were built instead of ranges."""
+    gpu: str | None = None
+    """The device's name, where the file fits no other."""
+    compute_capability: str | None = None
+    """As ``9.0``."""
+
+    def __post_init__(self) -> None:
+        rising = all(a < b for a, b in zip(self.row_buckets, self.row_buckets[1:], strict=False))
+        if not 1 <= self.min_rows <= self.max_rows or not rising:
+            raise ValueError("an engine's rows must be at least one, its buckets rising")
+        if self.row_buckets and (self.row_buckets[0], self.row_buckets[-1]) != (
+            self.min_rows,
+            self.max_rows,
+        ):
+            raise ValueError("an engine's buckets must begin and end with its fewest and most rows")
+
+    def padded_rows(self, rows: int) -> int:
+        """The number of rows to give to the engine for ``rows``, which is at most ``max_rows``."""
+        fitting = (bucket for bucket in self.row_buckets if bucket >= rows)
+        return next(fitting, max(rows, self.min_rows))
+
+    def allows_size(self, height: int, width: int) -> bool:
+        """Whether the engine takes latents of this size."""
+        if self.sizes:
+            return (height, width) in self.sizes
+        sides = ((height, self.heights), (width, self.widths))
+        return all(limit is None or limit[0] <= side <= limit[1] for side, limit in sides)
+
+    def to_json(self) -> str:
+        """JSON of all fields."""
+        values = dataclasses.asdict(self) | {"precision": self.precision.value}
+        return json.dumps(values, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> EngineLimits:
+        """Inverse of ``to_json``; an unknown or missing key is a TypeError, a bad value ValueError."""
+        values: dict[str, Any] = json.loads(text)
+        for name in ("row_buckets", "heights", "widths"):
+            if isinstance(values.get(name), list):
+                values[name] = tuple(values[name])
+        values["sizes"] = tuple(tuple(size) for size in values.get("sizes", ()))
+        return cls(**{**values, "precision": Precision(values.get("precision"))})
+
+
+def tensorrt_plan_stem(graph: str, builder: str, gpu: str, compute_capability: str) -> str:
+    """A plan's file name without suffix: it holds all that makes the file useless elsewhere."""
+    tag = f"{graph}-{builder}-{gpu}-sm{compute_capability.replace('.', '')}"
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in tag)

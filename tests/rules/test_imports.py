@@ -30,7 +30,11 @@ ALLOWED = {
         "backdrop_server.errors",
         "backdrop_server.plan",
     },
-    "backdrop_server.engines": {"backdrop_server.contract", "backdrop_server.errors"},
+    "backdrop_server.engines": {
+        "backdrop_server.contract",
+        "backdrop_server.errors",
+        "backdrop_server.plan",
+    },
     "backdrop_server.triton": {
         "backdrop_client",  # the demo sends its requests as a customer would
         "backdrop_server.contract",

@@ -11,6 +11,7 @@ import openvino as ov
 
 from backdrop_server.engines.engine import Arrays, Precision, check_inputs
 from backdrop_server.errors import EngineError
+from backdrop_server.plan import EngineLimits
 
 _HINTS = {Precision.FP32: "f32", Precision.BF16: "bf16"}
 
@@ -20,7 +21,13 @@ class OpenVinoEngine:
 
     device = "cpu"
 
-    def __init__(self, path: Path, precision: Precision, threads: int = 0) -> None:
+    def __init__(
+        self, path: Path, precision: Precision, threads: int, limits: EngineLimits | None
+    ) -> None:
+        if precision not in _HINTS:
+            known = ", ".join(known.value for known in _HINTS)
+            raise EngineError(f"openvino on the CPU runs {known}, not {precision.value}")
+        self.limits = limits
         for file in (path, path.with_suffix(".bin")):
             if not file.is_file():
                 raise EngineError(f"engine file {file.name} is missing in {file.parent}")

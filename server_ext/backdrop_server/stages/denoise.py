@@ -3,6 +3,9 @@
 Follows diffusers' ``StableDiffusionXLControlNetInpaintPipeline``; each request is a ``State`` of its
 own, so requests that differ in sampler, steps, weights, samples and size share an evaluation.
 Letters: S samples, C latent channels, H, W working size, h, w latent size.
+
+Latents, conditioning and noise live on the engine's device for the whole loop; scheduler tables and
+random generators stay on the host, so that a seed gives the same picture on every device.
 """
 
 from __future__ import annotations
@@ -10,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,22 +25,28 @@ from backdrop_server.stages.schedulers import (
     SchedulerFactory,
     prepare_timesteps,
 )
+from backdrop_server.stages.transfers import host_tables, upload
 
-Batch = dict[str, npt.NDArray[Any]]
-UNet = Callable[[Batch], npt.NDArray[np.float32]]
+Batch = dict[str, torch.Tensor]
+UNet = Callable[[Batch], torch.Tensor]
 """Rows in (contract.UNET_CONTROLNET_INPUTS), predicted noise [rows, C, h, w] out."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Conditioning:
-    """What a request gives the UNet at every step, for each row; see ``contract`` for the tensors."""
+    """What a request gives the UNet at every step; see ``contract`` for the tensors."""
 
-    inpaint_latents: npt.NDArray[np.float32]  # [S, 1 + C, h, w]
-    prompt_embeds: npt.NDArray[np.float32]  # [halves, 77, D]; unconditional first
-    pooled_prompt_embeds: npt.NDArray[np.float32]  # [halves, P]
-    image_embeds: npt.NDArray[np.float32]  # [halves, T, D]
-    time_ids: npt.NDArray[np.float32]  # [6]
-    edges: npt.NDArray[np.uint8]  # [H, W]
+    inpaint_latents: torch.Tensor  # [S, 1 + C, h, w]
+    prompt_embeds: torch.Tensor  # [halves, 77, D]; unconditional first
+    pooled_prompt_embeds: torch.Tensor  # [halves, P]
+    image_embeds: torch.Tensor  # [halves, T, D]
+    time_ids: torch.Tensor  # [6]
+    edges: torch.Tensor  # uint8 [H, W]
+
+    def on(self, device: torch.device) -> Conditioning:
+        """The same on ``device``; itself if it is there already."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return Conditioning(**{name: upload(value, device) for name, value in fields.items()})
 
 
 @dataclasses.dataclass
@@ -51,6 +59,8 @@ class State:
     generators: list[torch.Generator]
     conditioning: Conditioning
     latents: torch.Tensor
+    finite: torch.Tensor | None = None
+    """On a device, whether the latents are still numbers: one bool there, which nobody waits for."""
     evaluations: int = 0
     engine_seconds: float = 0.0
     engine_calls: float = 0.0
@@ -91,8 +101,17 @@ class Encoded:
     edges: npt.NDArray[np.uint8]  # [H, W]
 
 
-def start(plan: Plan, encoded: Encoded, facts: BundleFacts, schedulers: SchedulerFactory) -> State:
-    """Draw the noise and set up a request that has at least one step to do.
+CPU = torch.device("cpu")
+
+
+def start(
+    plan: Plan,
+    encoded: Encoded,
+    facts: BundleFacts,
+    schedulers: SchedulerFactory,
+    device: torch.device = CPU,
+) -> State:
+    """Draw the noise and set up a request that has at least one step to do, on ``device``.
 
     Sample k draws from its own generator in diffusers' order: the photo's VAE sample (strength
     below 1 only), the noise, the masked photo's VAE sample, then what the sampler draws.
@@ -110,8 +129,8 @@ def start(plan: Plan, encoded: Encoded, facts: BundleFacts, schedulers: Schedule
         scheduler=scheduler,
         timesteps=timesteps,
         generators=generators,
-        conditioning=_conditioning(plan, encoded, facts, inpaint_latents.numpy()),
-        latents=latents,
+        conditioning=_conditioning(plan, encoded, facts, inpaint_latents).on(device),
+        latents=upload(latents, device),
     )
 
 
@@ -141,7 +160,7 @@ def _sample_moments(moments: torch.Tensor, generators: Sequence[torch.Generator]
 
 
 def _conditioning(
-    plan: Plan, encoded: Encoded, facts: BundleFacts, inpaint_latents: npt.NDArray[np.float32]
+    plan: Plan, encoded: Encoded, facts: BundleFacts, inpaint_latents: torch.Tensor
 ) -> Conditioning:
     halves = slice(0, 2) if plan.uses_guidance else slice(1, 2)
     prompt_embeds = np.array(encoded.prompt_embeds)
@@ -150,13 +169,14 @@ def _conditioning(
         prompt_embeds[0] = 0
         pooled_prompt_embeds[0] = 0
     size = (plan.height, plan.width)
+    time_ids = [*size, 0, 0, *size]  # original size, crop, target size
     return Conditioning(
         inpaint_latents=inpaint_latents,
-        prompt_embeds=prompt_embeds[halves],
-        pooled_prompt_embeds=pooled_prompt_embeds[halves],
-        image_embeds=np.array(encoded.image_embeds)[halves],
-        time_ids=np.array([*size, 0, 0, *size], np.float32),  # original size, crop, target size
-        edges=np.array(encoded.edges),
+        prompt_embeds=torch.from_numpy(prompt_embeds[halves]),
+        pooled_prompt_embeds=torch.from_numpy(pooled_prompt_embeds[halves]),
+        image_embeds=torch.from_numpy(np.array(encoded.image_embeds)[halves]),
+        time_ids=torch.tensor(time_ids, dtype=torch.float32),
+        edges=torch.from_numpy(np.array(encoded.edges)),
     )
 
 
@@ -174,64 +194,79 @@ def evaluate(states: Sequence[State], unet: UNet, row_limit: int) -> list[torch.
     batch = _concatenate([_rows(state) for state in states])
     total = len(batch["timestep"])
     parts = [
-        unet({name: array[at : at + row_limit] for name, array in batch.items()})
+        unet({name: tensor[at : at + row_limit] for name, tensor in batch.items()})
         for at in range(0, total, row_limit)
     ]
-    noise = torch.from_numpy(np.concatenate(parts) if len(parts) > 1 else parts[0])
+    noise = torch.cat(parts) if len(parts) > 1 else parts[0]
     return list(torch.split(noise, [state.rows for state in states]))
 
 
 def _concatenate(batches: Sequence[Batch]) -> Batch:
     if len(batches) == 1:
         return batches[0]
-    return {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def _rows(state: State) -> Batch:
     """The state's rows: the unconditional half of all samples, then the conditional half."""
     samples, rows, given = state.plan.samples, state.rows, state.conditioning
     timestep = state.timesteps[state.evaluations]
-    scaled = state.scheduler.scale_model_input(state.latents, timestep).numpy()
+    scaled = state.scheduler.scale_model_input(state.latents, timestep)
     halves = rows // samples
+
+    def column(value: float) -> torch.Tensor:
+        return torch.full((rows,), value, dtype=torch.float32, device=scaled.device)
+
     return {
-        "sample": np.concatenate([scaled] * halves),
-        "inpaint_latents": np.concatenate([given.inpaint_latents] * halves),
-        "timestep": np.full(rows, float(timestep), np.float32),
-        "prompt_embeds": np.repeat(given.prompt_embeds, samples, axis=0),
-        "pooled_prompt_embeds": np.repeat(given.pooled_prompt_embeds, samples, axis=0),
-        "time_ids": np.tile(given.time_ids, (rows, 1)),
-        "image_embeds": np.repeat(given.image_embeds, samples, axis=0),
-        "edges": np.broadcast_to(given.edges, (rows, *given.edges.shape)),
-        "cn_weight": np.full(rows, state.plan.cn_weight, np.float32),
-        "ip_adapter_weight": np.full(rows, state.plan.ip_adapter_weight, np.float32),
+        "sample": torch.cat([scaled] * halves),
+        "inpaint_latents": torch.cat([given.inpaint_latents] * halves),
+        "timestep": column(float(timestep)),
+        "prompt_embeds": given.prompt_embeds.repeat_interleave(samples, 0),
+        "pooled_prompt_embeds": given.pooled_prompt_embeds.repeat_interleave(samples, 0),
+        "time_ids": given.time_ids.expand(rows, -1),
+        "image_embeds": given.image_embeds.repeat_interleave(samples, 0),
+        "edges": given.edges.expand(rows, -1, -1),
+        "cn_weight": column(state.plan.cn_weight),
+        "ip_adapter_weight": column(state.plan.ip_adapter_weight),
     }
 
 
 def advance(state: State, noise: torch.Tensor) -> None:
-    """Take one step of the state's sampler with the predicted noise [rows, C, h, w]."""
+    """Take one step of the state's sampler with the predicted noise [rows, C, h, w].
+
+    On the host, raises FloatingPointError for latents that are no numbers; on a device that is left
+    in ``state.finite``, to be looked at when it has arrived.
+    """
     if state.plan.uses_guidance:
         unconditional, conditional = noise.chunk(2)
         noise = unconditional + state.plan.guidance_scale * (conditional - unconditional)
     draws = SAMPLERS[state.plan.scheduler].is_stochastic
     kwargs = {"generator": state.generators} if draws else {}
     timestep = state.timesteps[state.evaluations]
-    step = state.scheduler.step(noise, timestep, state.latents, return_dict=False, **kwargs)
+    with host_tables(noise.device):
+        step = state.scheduler.step(noise, timestep, state.latents, return_dict=False, **kwargs)
     latents = step[0]
-    if not torch.isfinite(latents).all():
-        raise FloatingPointError("the latents are not finite numbers any more")
+    finite = torch.isfinite(latents).all()
+    if latents.device.type == "cpu":
+        check_finite(finite)
+    else:
+        state.finite = finite
     state.latents = latents
     state.evaluations += 1
 
 
-def preview(
-    state: State, matrix: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]
-) -> npt.NDArray[np.uint8]:
+def check_finite(finite: torch.Tensor) -> None:
+    """Raise FloatingPointError unless ``finite``, one bool on the host, holds."""
+    if not finite:
+        raise FloatingPointError("the latents are not finite numbers any more")
+
+
+def preview(state: State, matrix: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """A small picture of sample 0 before its next step, uint8 [h, w, 3]: a linear map, no decoder.
 
-    ``matrix`` [C, 3] and ``bias`` [3] lead from scaled latents to RGB in 0..1.
+    ``matrix`` [C, 3] and ``bias`` [3] lead from scaled latents to RGB in 0..1, on the same device.
     """
     timestep = state.timesteps[state.evaluations]
-    latents = state.scheduler.scale_model_input(state.latents[:1], timestep)[0].numpy()
-    rgb = np.einsum("chw,cd->hwd", latents, matrix) + bias
-    pixels: npt.NDArray[np.uint8] = (rgb.clip(0, 1) * 255).astype(np.uint8)
-    return pixels
+    latents = state.scheduler.scale_model_input(state.latents[:1], timestep)[0]
+    rgb = torch.einsum("chw,cd->hwd", latents, matrix) + bias
+    return (rgb.clamp(0, 1) * 255).to(torch.uint8)

@@ -10,7 +10,9 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from backdrop_server.engines.engine import Engine, Precision
+from backdrop_server.engines.limits import check_fits
 from backdrop_server.engines.loading import load_engine
+from backdrop_server.engines.padding import run_padded
 from backdrop_server.triton.tensors import answer_each, parameter
 
 
@@ -23,7 +25,12 @@ class CompiledModel:
         folder = Path(args["model_repository"], args["model_version"])
         precision = Precision(parameter(config, "precision"))
         self._inputs = [entry["name"] for entry in config["input"]]
-        self._engine: Engine = load_engine(config["backend"], folder / "model", precision)
+        # A backend may have several engines: Triton's own `onnxruntime` runs TensorRT's provider.
+        kind = (
+            parameter(config, "engine") if "engine" in config["parameters"] else config["backend"]
+        )
+        self._engine: Engine = load_engine(kind, folder / "model", precision)
+        check_fits(self._engine.limits, int(config["max_batch_size"]), sizes=())
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Run each request by itself: on a CPU a larger batch is no faster for these graphs."""
@@ -35,7 +42,7 @@ class CompiledModel:
             for name in self._inputs
         }
         wanted = request.requested_output_names()
-        outputs = self._engine.run(arrays)
+        outputs = run_padded(self._engine, arrays)
         return pb_utils.InferenceResponse(
             [pb_utils.Tensor(name, np.ascontiguousarray(outputs[name])) for name in wanted]
         )

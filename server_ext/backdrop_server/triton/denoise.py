@@ -1,7 +1,9 @@
 """Triton entry of `denoise`: one call of ``execute`` is one UNet evaluation for all in flight.
 
 Triton's iterative sequence batching is the queue: a request that is not finished is released with
-RESCHEDULE and comes back in the next call, beside whatever has arrived since.
+RESCHEDULE and comes back in the next call, beside whatever has arrived since. On a device a call
+queues its step and waits for the one before; what a step gave lands on the host one call later, and a
+request whose last step is queued comes back once more for it.
 """
 
 from __future__ import annotations
@@ -16,24 +18,43 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import triton_python_backend_utils as pb_utils
 
 from backdrop_server import contract
 from backdrop_server.engines.engine import Precision
+from backdrop_server.engines.limits import check_fits
 from backdrop_server.engines.loading import load_engine
+from backdrop_server.engines.network import as_network
+from backdrop_server.engines.padding import padding_rows
 from backdrop_server.errors import CancelledError
 from backdrop_server.plan import BundleFacts, Plan
 from backdrop_server.stages import denoise
 from backdrop_server.stages.denoise import Batch, Encoded, State
 from backdrop_server.stages.report import denoise_report
 from backdrop_server.stages.schedulers import SchedulerFactory
+from backdrop_server.stages.transfers import download, upload
 from backdrop_server.triton.board import Board, Stage, board_path
+from backdrop_server.triton.pacing import Lane, Stopwatch
 from backdrop_server.triton.tensors import error_response, parameter, read, read_scalar, response
 
 FORGET_AFTER = 120.0
 """Seconds after which a request that Triton dropped between two steps is forgotten."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Landing:
+    """What one step of one request gives to the host; all there when ``call`` is done."""
+
+    call: int
+    evaluations: int
+    preview: torch.Tensor
+    finite: torch.Tensor | None
+    latents: torch.Tensor | None
+    """After the last step."""
+    stopwatch: Stopwatch
+    share: float
+    """Of what the stopwatch shows, by rows."""
 
 
 @dataclasses.dataclass
@@ -44,7 +65,9 @@ class Job:
     state: State | None
     started_at: float
     seen_at: float
-    latent_shape: tuple[int, ...]
+    latents: torch.Tensor
+    """On the host; zeros until the last step has landed."""
+    landings: list[Landing] = dataclasses.field(default_factory=list)
 
 
 class DenoiseModel:
@@ -58,16 +81,25 @@ class DenoiseModel:
         self._facts = BundleFacts.from_json((folder / "bundle.json").read_text())
         scheduler_config = json.loads((folder / "scheduler_config.json").read_text())
         self._schedulers = SchedulerFactory(scheduler_config)
-        with np.load(folder / "preview.npz") as preview:
-            self._preview = (preview["matrix"], preview["bias"])
         precision = Precision(parameter(config, "precision"))
         kind = parameter(config, "engine")
         self._engine = load_engine(kind, folder / "unet_controlnet", precision)
+        if self._engine.limits is not None:
+            check_fits(self._engine.limits, self._row_limit, _latent_sizes(self._facts))
+        self._network = as_network(self._engine)
+        self._lane = Lane(self._engine.device)
+        with np.load(folder / "preview.npz") as preview:
+            arrays = (preview["matrix"], preview["bias"])
+        matrix, bias = (upload(torch.from_numpy(array), self._lane.device) for array in arrays)
+        self._preview = (matrix, bias)
         torch.set_num_threads(1)  # sampler arithmetic is small; the engine has its own threads
         self._board = Board(board_path(os.getppid()))
         self._jobs: dict[int, Job] = {}
         self._engine_calls = _metric("backdrop_engine_calls_total", "Calls of unet_controlnet")
         self._engine_rows = _metric("backdrop_engine_rows_total", "Rows in all those calls")
+        self._padded_rows = _metric(
+            "backdrop_engine_padded_rows_total", "Rows added to fill up to what the engine takes"
+        )
         self._in_flight = _metric(
             "backdrop_requests_in_loop", "Requests that have a state now", counter=False
         )
@@ -75,24 +107,57 @@ class DenoiseModel:
     def execute(self, requests: list[Any]) -> None:
         """Evaluate the UNet once for every request that is alive, then answer or reschedule it."""
         begun_at = time.monotonic()
-        admitted = [(request, self._admit(request)) for request in requests]
-        jobs = [(request, job) for request, job in admitted if job is not None]
-        failures = self._step([job.state for _, job in jobs if job.state is not None])
-        for request, job in jobs:
-            try:
-                self._answer_or_go_on(request, job, failures.get(id(job.state)))
-            except Exception as error:  # a raise would fail every request of this call
-                self._fail(request, error, job.plan.request_id)
+        with self._lane.open():
+            self._execute(requests)
         self._forget_lost(begun_at - FORGET_AFTER)
         self._in_flight[0].set(len(self._jobs))
 
-    def _answer_or_go_on(self, request: Any, job: Job, error: Exception | None) -> None:
-        if error is not None:
-            raise error
-        if job.state is None or job.state.finished:
+    def _execute(self, requests: list[Any]) -> None:
+        admitted = [(request, self._admit(request)) for request in requests]
+        jobs = [(request, job) for request, job in admitted if job is not None]
+        states = [job.state for _, job in jobs if job.state is not None]
+        outcomes = self._step([state for state in states if not state.finished])
+        done = self._wait(bool(outcomes))
+        for request, job in jobs:
+            try:
+                self._answer_or_go_on(request, job, outcomes.get(id(job.state)), done)
+            except Exception as error:  # a raise would fail every request of this call
+                self._fail(request, error, job.plan.request_id)
+
+    def _wait(self, stepped: bool) -> int | Exception:
+        """The last call that is done; what the device says when one of its steps failed."""
+        pace = self._lane.pace
+        try:
+            return pace.step_queued() if stepped else pace.nothing_queued()
+        except Exception as error:
+            return error
+
+    def _answer_or_go_on(
+        self, request: Any, job: Job, outcome: Landing | Exception | None, done: int | Exception
+    ) -> None:
+        if isinstance(outcome, Exception):
+            raise outcome
+        if isinstance(done, Exception):
+            raise done
+        if outcome is not None:
+            job.landings.append(outcome)
+        while job.landings and job.landings[0].call <= done:
+            self._land(job, job.landings.pop(0))
+        if job.state is None or (job.state.finished and not job.landings):
             self._finish(request, job)
         else:
             request.set_release_flags(pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE)
+
+    def _land(self, job: Job, landing: Landing) -> None:
+        """Take over what one step of ``job.state`` gave, now that it is on the host."""
+        if landing.finite is not None:
+            denoise.check_finite(landing.finite)
+        if landing.latents is not None:
+            job.latents = landing.latents
+        if job.state is not None:
+            job.state.engine_seconds += landing.stopwatch.seconds() * landing.share
+        preview = landing.preview.numpy()
+        self._board.post_step(job.plan.request_id, landing.evaluations, preview)
 
     def _admit(self, request: Any) -> Job | None:
         """The request's job, begun if it is new; None when it got an error and is gone."""
@@ -123,55 +188,69 @@ class DenoiseModel:
         encoded = _read_encoded(request)
         state = None
         if not plan.keeps_photo:
-            state = denoise.start(plan, encoded, self._facts, self._schedulers)
+            device = self._lane.device
+            state = denoise.start(plan, encoded, self._facts, self._schedulers, device)
         now = time.monotonic()
         shape = (plan.samples, self._facts.latent_channels, *encoded.latent_mask.shape)
-        return Job(plan, state, started_at=now, seen_at=now, latent_shape=shape)
+        return Job(plan, state, started_at=now, seen_at=now, latents=torch.zeros(shape))
 
-    def _step(self, states: Sequence[State]) -> dict[int, Exception]:
-        """One evaluation and one sampler step for each state; errors by ``id`` of the state."""
-        failures: dict[int, Exception] = {}
+    def _step(self, states: Sequence[State]) -> dict[int, Landing | Exception]:
+        """One evaluation and one sampler step for each state; outcomes by ``id`` of the state."""
+        outcomes: dict[int, Landing | Exception] = {}
         for group in denoise.group_by_size(states):
-            self._step_group(group, failures)
-        return failures
+            self._step_group(group, outcomes)
+        return outcomes
 
-    def _step_group(self, group: Sequence[State], failures: dict[int, Exception]) -> None:
-        begun = time.monotonic()
+    def _step_group(self, group: Sequence[State], outcomes: dict[int, Landing | Exception]) -> None:
+        stopwatch = self._lane.stopwatch()
         try:
             noises = denoise.evaluate(group, self._unet, self._row_limit)
         except Exception as error:
             if len(group) == 1:
-                failures[id(group[0])] = error
+                outcomes[id(group[0])] = error
             else:  # find the one at fault without hurting the others
                 for state in group:
-                    self._step_group([state], failures)
+                    self._step_group([state], outcomes)
             return
-        seconds = time.monotonic() - begun
+        stopwatch.stop()
         rows = sum(state.rows for state in group)
         for state, noise in zip(group, noises, strict=True):
-            try:
-                preview = denoise.preview(state, *self._preview)
-                denoise.advance(state, noise)
-                self._board.post_step(state.plan.request_id, state.evaluations, preview)
-            except Exception as error:
-                failures[id(state)] = error
-                continue
             share = state.rows / rows
-            state.engine_seconds += seconds * share
+            try:
+                outcomes[id(state)] = self._advance(state, noise, stopwatch, share)
+            except Exception as error:
+                outcomes[id(state)] = error
+                continue
             state.engine_calls += math.ceil(rows / self._row_limit) * share
             state.shared_rows += rows
 
-    def _unet(self, batch: Batch) -> npt.NDArray[np.float32]:
+    def _advance(
+        self, state: State, noise: torch.Tensor, stopwatch: Stopwatch, share: float
+    ) -> Landing:
+        """Take the sampler's step and send what the host needs of it on its way."""
+        preview = denoise.preview(state, *self._preview)
+        denoise.advance(state, noise)
+        return Landing(
+            call=self._lane.pace.call,
+            evaluations=state.evaluations,
+            preview=download(preview),
+            finite=None if state.finite is None else download(state.finite),
+            latents=download(state.latents) if state.finished else None,
+            stopwatch=stopwatch,
+            share=share,
+        )
+
+    def _unet(self, batch: Batch) -> torch.Tensor:
+        rows = len(batch["timestep"])
         self._engine_calls[0].increment(1)
-        self._engine_rows[0].increment(len(batch["timestep"]))
-        noise: npt.NDArray[np.float32] = self._engine.run(batch)["noise_pred"]
-        return noise
+        self._engine_rows[0].increment(rows)
+        self._padded_rows[0].increment(padding_rows(self._engine, rows))
+        return self._network(batch)
 
     def _finish(self, request: Any, job: Job) -> None:
-        shape = job.latent_shape
-        latents = np.zeros(shape, np.float32) if job.state is None else job.state.latents.numpy()
         report = denoise_report(job.state, job.started_at, time.monotonic())
         self._board.move(job.plan.request_id, Stage.FINISHING)
+        latents = job.latents.numpy()
         self._release(
             request, response({contract.LATENTS: latents, contract.DENOISE_REPORT: report})
         )
@@ -199,6 +278,15 @@ def _read_encoded(request: Any) -> Encoded:
     tensors = contract.DENOISE.inputs[1:]
     arrays: dict[str, Any] = {tensor.name: read(request, tensor) for tensor in tensors}
     return Encoded(**arrays)
+
+
+def _latent_sizes(facts: BundleFacts) -> list[tuple[int, int]]:
+    """Latent height and width of every picture size that a request may get."""
+    # Here, since only an engine with limits needs what the picture code brings with it.
+    from backdrop_server.stages.working_sizes import working_sizes
+
+    factor = facts.vae_scale_factor
+    return [(h // factor, w // factor) for w, h in working_sizes(facts.native_pixels)]
 
 
 def _metric(name: str, description: str, *, counter: bool = True) -> tuple[Any, Any]:

@@ -1,0 +1,93 @@
+"""Which sizes of the graphs' tensors vary, and with what: an engine is built for ranges of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+
+from backdrop_server.contract import NUMBERS
+from backdrop_server.plan import EngineLimits
+
+
+class Axis(enum.Enum):
+    """What a size that varies follows from."""
+
+    ROWS = "rows"
+    SAMPLES = "samples"
+    LATENT_HEIGHT = "latent height"
+    LATENT_WIDTH = "latent width"
+    PICTURE_HEIGHT = "picture height"
+    PICTURE_WIDTH = "picture width"
+
+
+_LATENT = {0: Axis.ROWS, 2: Axis.LATENT_HEIGHT, 3: Axis.LATENT_WIDTH}
+_PICTURE = {0: Axis.ROWS, 1: Axis.PICTURE_HEIGHT, 2: Axis.PICTURE_WIDTH}
+AXES: Mapping[str, Mapping[int, Axis]] = {
+    "sample": _LATENT,
+    "inpaint_latents": _LATENT,
+    "edges": _PICTURE,
+    "working_image": _PICTURE,
+    "mask": _PICTURE,
+    "latents": {
+        0: Axis.ROWS,
+        1: Axis.SAMPLES,
+        3: Axis.LATENT_HEIGHT,
+        4: Axis.LATENT_WIDTH,
+    },
+}
+"""Axes of the graphs' inputs by name; of those that are not here only the first varies."""
+
+
+def axes_of(name: str) -> Mapping[int, Axis]:
+    """The axes of the input ``name`` that vary."""
+    return AXES.get(name, {0: Axis.ROWS})
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """How a picture's sides and its latents' go together."""
+
+    pixels_per_latent: int = 8
+    latent_multiple: int = 8
+    """Every latent side is a multiple of it: working sizes are multiples of 64 pixels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """An inclusive range of a size, and the value that speed matters most for."""
+
+    low: int
+    best: int
+    high: int
+
+
+def spans(limits: EngineLimits, grid: Grid, largest_side: int) -> dict[Axis, Span]:
+    """The range of each axis within ``limits``; sides without a limit go up to ``largest_side``.
+
+    ``largest_side`` is a latent side. The best size is the middle of a range of sides (the square
+    picture, whose sides are about the geometric mean), and the most rows.
+    """
+    heights = _sides(limits.heights, [size[0] for size in limits.sizes], grid, largest_side)
+    widths = _sides(limits.widths, [size[1] for size in limits.sizes], grid, largest_side)
+    samples = NUMBERS["samples"]
+    return {
+        Axis.ROWS: Span(limits.min_rows, limits.max_rows, limits.max_rows),
+        Axis.SAMPLES: Span(int(samples.low), int(samples.low), int(samples.high)),
+        Axis.LATENT_HEIGHT: heights,
+        Axis.LATENT_WIDTH: widths,
+        Axis.PICTURE_HEIGHT: _scaled(heights, grid.pixels_per_latent),
+        Axis.PICTURE_WIDTH: _scaled(widths, grid.pixels_per_latent),
+    }
+
+
+def _sides(limit: tuple[int, int] | None, sizes: list[int], grid: Grid, largest: int) -> Span:
+    low, high = limit or (grid.latent_multiple, largest)
+    if sizes:
+        low, high = min(sizes), max(sizes)
+    middle = round((low * high) ** 0.5 / grid.latent_multiple) * grid.latent_multiple
+    return Span(low, min(max(middle, low), high), high)
+
+
+def _scaled(span: Span, factor: int) -> Span:
+    return Span(span.low * factor, span.best * factor, span.high * factor)

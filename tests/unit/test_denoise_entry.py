@@ -1,0 +1,292 @@
+"""Triton's entry of the loop, on the host and one step ahead of a device, without a server.
+
+Triton's side and the device's queue are stand-ins; the states, the samplers, the board and the
+entry are the real ones. The device's queue does nothing until it is waited for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from backdrop_server import contract
+from backdrop_server.engines.engine import Arrays, Precision
+from backdrop_server.errors import EngineError
+from backdrop_server.plan import EngineLimits
+from backdrop_server.triton.board import SHM_FOLDER, Board
+from backdrop_server.triton.pacing import HostStopwatch, Lane, OneStepAhead
+from tests.unit import triton_stub
+from tests.unit.test_contract import make_plan
+from tests.unit.test_denoise import FACTS, make_encoded, toy_unet
+from tests.unit.test_residence import FakeQueue
+from tests.unit.test_schedulers import SDXL
+
+LIMITS = EngineLimits("toy", Precision.FP32, "toy 1", max_rows=8, min_rows=2, row_buckets=(2, 4, 8))
+
+
+class ToyEngine:
+    """The toy network as an engine; after ``spoil_after`` calls it gives no numbers any more."""
+
+    device = "cpu"
+    input_names = tuple(tensor.name for tensor in contract.UNET_CONTROLNET_INPUTS)
+    output_names = ("noise_pred",)
+
+    def __init__(self, limits: EngineLimits | None) -> None:
+        self.limits = limits
+        self.rows: list[int] = []
+        self.spoil_after: int | None = None
+
+    def run(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
+        self.rows.append(len(inputs["timestep"]))
+        noise = toy_unet({name: torch.from_numpy(np.array(a)) for name, a in inputs.items()})
+        if self.spoil_after is not None and len(self.rows) > self.spoil_after:
+            noise = noise * torch.nan
+        return {"noise_pred": noise.numpy()}
+
+
+class DeviceLane(Lane):
+    """The host's lane, paced as if its work were queued on a device."""
+
+    def __init__(self, queue: FakeQueue) -> None:
+        super().__init__("cpu")
+        self.pace = OneStepAhead(queue.event)
+        self.stopwatch = HostStopwatch
+
+
+@dataclasses.dataclass
+class Loop:
+    """A model and the requests that Triton would bring back to it."""
+
+    model: Any
+    engine: ToyEngine
+    board: Board
+    calls: int = 0
+
+    def run(self, *requests: triton_stub.Request) -> None:
+        """Until every request has its answer."""
+        alive = list(requests)
+        while alive:
+            self.step(*alive)
+            alive = [request for request in alive if request.answer is None]
+            assert self.calls < 100
+
+    def step(self, *requests: triton_stub.Request) -> None:
+        self.model.execute(list(requests))
+        self.calls += 1
+
+
+MakeLoop = Callable[..., Loop]
+
+
+@pytest.fixture
+def entry(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The entry's module, imported as inside Triton."""
+    names = ("backdrop_server.triton.denoise", "backdrop_server.triton.tensors")
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", triton_stub.module())
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield importlib.import_module(names[0])
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def make_loop(entry: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[MakeLoop]:
+    """A loop over the toy engine; ``queue``: the device that it is to stay ahead of."""
+    threads = torch.get_num_threads()
+    boards: list[Path] = []
+
+    def make(limits: EngineLimits | None = None, queue: FakeQueue | None = None) -> Loop:
+        folder = tmp_path / "1"
+        folder.mkdir(exist_ok=True)
+        (folder / "bundle.json").write_text(FACTS.to_json())
+        (folder / "scheduler_config.json").write_text(json.dumps(SDXL))
+        np.savez(folder / "preview.npz", matrix=np.ones((4, 3), "f4"), bias=np.zeros(3, "f4"))
+        engine = ToyEngine(limits)
+        path = SHM_FOLDER / f"backdrop-board-test-{tmp_path.name}-{len(boards)}"
+        boards.append(path)
+        monkeypatch.setattr(entry, "load_engine", lambda *args: engine)
+        monkeypatch.setattr(entry, "board_path", lambda pid: path)
+        if queue is not None:
+            monkeypatch.setattr(entry, "Lane", lambda device: DeviceLane(queue))
+        values = {"row_limit": "8", "precision": "fp32", "engine": "toy"}
+        parameters = {name: {"string_value": value} for name, value in values.items()}
+        model = entry.DenoiseModel()
+        model.initialize(
+            {
+                "model_repository": str(tmp_path),
+                "model_version": "1",
+                "model_config": json.dumps({"parameters": parameters}),
+            }
+        )
+        return Loop(model, engine, Board(path))
+
+    yield make
+    torch.set_num_threads(threads)
+    for path in boards:
+        path.unlink(missing_ok=True)
+
+
+def request(number: int, **changes: Any) -> triton_stub.Request:
+    plan = make_plan(
+        **{"request_id": f"r{number}", "width": 64, "height": 64, "num_inference_steps": 20}
+        | changes
+    )
+    inputs = dataclasses.asdict(make_encoded()) | {"plan": plan.to_json()}
+    return triton_stub.request(number, inputs)
+
+
+def three() -> list[triton_stub.Request]:
+    return [
+        request(1, scheduler="Euler", seeds=(1,)),
+        request(2, scheduler="DPM2 Karras", seeds=(2, 3)),
+        request(3, scheduler="Euler a", seeds=(4,), guidance_scale=1.0),
+    ]
+
+
+def test_one_step_ahead_gives_what_the_host_gives(make_loop: MakeLoop) -> None:
+    on_host, ahead = three(), three()
+    make_loop().run(*on_host)
+    make_loop(queue=FakeQueue()).run(*ahead)
+    for host, device in zip(on_host, ahead, strict=True):
+        np.testing.assert_array_equal(host.output("latents"), device.output("latents"))
+        reports = [json.loads(r.output("denoise_report")[0, 0]) for r in (host, device)]
+        for name in ("evaluations", "rows", "engine_calls", "shared_rows"):
+            assert reports[0][name] == reports[1][name]
+        assert all(report["engine_seconds"] > 0 for report in reports)
+
+
+def test_a_request_is_answered_one_call_after_its_last_step(make_loop: MakeLoop) -> None:
+    queue = FakeQueue()
+    loop, short = make_loop(queue=queue), request(1, scheduler="Euler", seeds=(1,))
+    for _ in range(20):
+        loop.step(short)
+        assert short.answer is None
+    assert queue.events == 20
+    loop.step(short)
+    assert short.answer is not None
+    assert queue.events == 20
+    assert queue.log[-1] == "waited for 20"
+
+
+def test_on_the_host_it_is_answered_at_once(make_loop: MakeLoop) -> None:
+    loop, short = make_loop(), request(1, scheduler="Euler", seeds=(1,))
+    for _ in range(20):
+        assert short.answer is None
+        loop.step(short)
+    assert short.answer is not None
+
+
+def test_the_last_step_of_one_does_not_stall_the_others(make_loop: MakeLoop) -> None:
+    queue = FakeQueue()
+    loop = make_loop(queue=queue)
+    short, long = (
+        request(1, scheduler="Euler"),
+        request(2, scheduler="Euler", num_inference_steps=25),
+    )
+    loop.run(short, long)
+    steps = [line for line in queue.log if line.startswith("queued")]
+    assert len(steps) == 25
+    # Step 21, of the long one alone, was queued before the short one's last was waited for.
+    assert queue.log.index("queued 21") < queue.log.index("waited for 20")
+
+
+def test_the_board_follows_what_has_landed(make_loop: MakeLoop) -> None:
+    loop, given = make_loop(queue=FakeQueue()), request(1, scheduler="Euler", seeds=(1,))
+    steps = []
+    for _ in range(4):
+        loop.step(given)
+        status = loop.board.status("r1")
+        assert status is not None
+        steps.append(status.step)
+    assert steps == [0, 1, 2, 3]
+    assert status.preview is not None
+
+
+def test_latents_that_are_no_numbers_fail_their_request(make_loop: MakeLoop) -> None:
+    for queue in (None, FakeQueue()):
+        loop, given = make_loop(queue=queue), request(1, scheduler="Euler", seeds=(1,))
+        loop.engine.spoil_after = 3
+        loop.run(given)
+        assert given.answer is not None
+        assert given.answer.error is not None
+        assert "the server failed at this request" in given.answer.error.message
+
+
+def test_a_cancelled_request_leaves_and_the_others_go_on(make_loop: MakeLoop) -> None:
+    loop = make_loop(queue=FakeQueue())
+    leaving, staying = request(1, scheduler="Euler"), request(2, scheduler="Euler", seeds=(7,))
+    alone = request(3, scheduler="Euler", seeds=(7,))
+    loop.step(leaving, staying)
+    leaving.cancelled = True
+    loop.run(leaving, staying)
+    assert leaving.answer is not None
+    assert leaving.answer.error.code == "CANCELLED"
+    make_loop().run(alone)
+    np.testing.assert_allclose(staying.output("latents"), alone.output("latents"), atol=1e-6)
+
+
+def test_a_device_that_fails_fails_its_requests_and_the_loop_goes_on(
+    make_loop: MakeLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, given = make_loop(queue=FakeQueue()), request(1, scheduler="Euler")
+    loop.step(given)
+    with monkeypatch.context() as broken:
+        broken.setattr("tests.unit.test_residence.FakeEvent.synchronize", _fail)
+        loop.step(given)
+    assert given.answer is not None
+    assert given.answer.error is not None
+    after = request(2, scheduler="Euler")
+    loop.run(after)
+    assert after.output("latents").shape == (1, 2, 4, 8, 8)
+
+
+def _fail(event: object) -> None:
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def test_rows_are_counted_without_their_padding(make_loop: MakeLoop) -> None:
+    loop = make_loop(limits=LIMITS)
+    loop.step(request(1, seeds=(1, 2, 3)), request(2, seeds=(4, 5)))  # 10 rows of one size
+    assert loop.engine.rows == [8, 2]
+    loop.step(request(3, seeds=(1, 2, 3)))
+    assert loop.engine.rows == [8, 2, 8]
+    assert loop.model._engine_calls[0].value == 3
+    assert loop.model._engine_rows[0].value == 16
+    assert loop.model._padded_rows[0].value == 2
+
+
+def test_padding_changes_no_latents(make_loop: MakeLoop) -> None:
+    free, bound = request(1, seeds=(1, 2, 3)), request(1, seeds=(1, 2, 3))
+    make_loop().run(free)
+    make_loop(limits=LIMITS).run(bound)
+    np.testing.assert_allclose(free.output("latents"), bound.output("latents"), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"max_rows": 4, "row_buckets": (2, 4)},
+            "up to 8 rows come in one call; the engine",
+        ),
+        ({"heights": (16, 64)}, "requests may have latents of 8x8 .* heights 16 to 64"),
+        ({"sizes": ((8, 16),)}, "requests may have latents of 8x8 .* was built for 8x16"),
+    ],
+)
+def test_an_engine_that_does_not_fit_is_refused_when_the_server_starts(
+    make_loop: MakeLoop, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(EngineError, match=message):
+        make_loop(limits=dataclasses.replace(LIMITS, **change))
