@@ -75,7 +75,7 @@ def _time(
     name: str, folder: Path, bundle: Path
 ) -> tuple[dict[str, list[float]], npt.NDArray[np.float32]]:
     """Milliseconds of each counted evaluation by number of rows, and the noise for two rows."""
-    kind, precision = name.split("-")
+    kind, _, precision = name.rpartition("-")
     engine = load_engine(kind, folder / "unet_controlnet", Precision(precision))
     facts = BundleFacts.from_json((folder / "bundle.json").read_text())
     widths = json.loads((bundle / "unet" / "config.json").read_text())

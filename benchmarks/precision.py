@@ -23,7 +23,7 @@ from rich.table import Table
 
 from backdrop_client import examples
 from backdrop_client.triton import replace
-from backdrop_export.engines import ENGINE_KINDS, present_engines
+from backdrop_export.engines import ENGINE_KINDS, why_absent
 from backdrop_export.reporting import Report
 from backdrop_export.repository import export_repository
 from backdrop_server.triton.launcher import LaunchSettings, TritonServer
@@ -43,10 +43,13 @@ Picture = npt.NDArray[np.uint8]
 
 def main(
     bundle: Annotated[Path, typer.Option(help="A bundle's folder.")] = Path("build/bundles/demo"),
+    engine: Annotated[list[str] | None, typer.Option(help="Only these; all here if none.")] = None,
     out: Annotated[Path, typer.Option(help="Where repositories are built.")] = Path("build"),
 ) -> None:
     """Measure, print a table, and write the result file."""
-    names = [REFERENCE, *(name for name in present_engines() if name != REFERENCE)]
+    absent = {name: why_absent(kind) for name, kind in ENGINE_KINDS.items()}
+    here = [name for name, reason in absent.items() if reason is None and name != REFERENCE]
+    names = [REFERENCE, *(engine or here)]
     painted = {name: paint(export_repository(bundle, name, out, report=Report())) for name in names}
     exact = painted.pop(REFERENCE)
     measured = {name: compare(pictures, exact) for name, pictures in painted.items()}
@@ -55,7 +58,7 @@ def main(
         "reference": REFERENCE,
         "requests": list(REQUESTS),
         "psnr_db": measured,
-        "absent": sorted(set(ENGINE_KINDS) - set(names)),
+        "absent": {name: reason for name, reason in absent.items() if reason},
     }
     path = write_result(f"precision-{bundle.name}", result)
     table = Table("engine", *(request["scheduler"] for request in REQUESTS), title="PSNR, dB")

@@ -15,6 +15,7 @@ from backdrop_export.engines import DEFAULT_ENGINE, ENGINE_KINDS
 from backdrop_export.recipes import bundle_is_current
 from backdrop_export.reporting import Report
 from backdrop_export.repository import export_repository
+from backdrop_export.tensorrt_support import register as register_check
 from backdrop_server.errors import BackdropError
 
 app = typer.Typer(
@@ -24,6 +25,17 @@ app = typer.Typer(
 )
 BundleName = enum.Enum("BundleName", {name: name for name in ARCHITECTURES})  # type: ignore[misc]
 EngineName = enum.Enum("EngineName", {name: name for name in ENGINE_KINDS})  # type: ignore[misc]
+
+
+class PlanPrecision(enum.Enum):
+    """Precisions of TensorRT plans."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+    fp8 = "fp8"
+
+
 _DEFAULT_ENGINE = EngineName(DEFAULT_ENGINE)
 _RECIPE = "A recipe (a .toml file), or the name of a shipped one: sdxl."
 _BUNDLE = "A bundle's folder in diffusers' layout, or a recipe: it is assembled first."
@@ -97,6 +109,25 @@ def repository(
         recipe = read_recipe(bundle)
         bundle = assemble_bundle(recipe, out / "bundles" / recipe.name, report)
     export_repository(bundle, engine.value, out, declarations, report)
+
+
+@app.command()
+def trtexec(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder in diffusers' layout.")],
+    precision: Annotated[
+        PlanPrecision, typer.Option(help="What the plans compute in.")
+    ] = PlanPrecision.fp16,
+    out: Annotated[Path, typer.Option(help="Where the graphs are kept.")] = Path("build"),
+    folder: Annotated[Path, typer.Option(help="Where the plans are to go.")] = Path("plans"),
+) -> None:
+    """Print the lines that build TensorRT plans of a bundle in NVIDIA's container."""
+    from backdrop_export.compilers import trtexec_sources
+
+    for line in trtexec_sources(bundle, f"tensorrt-{precision.value}", out, folder):
+        sys.stdout.write(f"{line}\n\n")
+
+
+register_check(app)
 
 
 def main() -> None:

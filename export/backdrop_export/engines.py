@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +12,23 @@ from typing import Any
 import numpy.typing as npt
 
 from backdrop_export.external_data import graph_files
+from backdrop_server.engines.loading import is_installed, load_engine
+from backdrop_server.engines.padding import run_padded
 from backdrop_server.errors import SetupError
+from backdrop_server.plan import Precision
 
 Arrays = dict[str, npt.NDArray[Any]]
 Network = Callable[[Arrays], Arrays]
 """Named arrays in, named arrays out."""
+
+_TOLERANCES = {
+    Precision.FP32: (1e-3, 1),
+    Precision.FP16: (0.05, 16),
+    Precision.BF16: (0.2, 64),
+    Precision.FP8: (0.5, 64),
+    Precision.INT8: (0.5, 64),
+}
+QUANTIZED = (Precision.FP8, Precision.INT8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,32 +36,48 @@ class EngineKind:
     """A compiler, what it computes in, and how far its answers may be from torch's."""
 
     backend: str
-    precision: str
-    suffixes: tuple[str, ...]
-    """Of the engine's files; the first is the one that is loaded."""
-    relative_tolerance: float
-    """Of the largest value of an FP32 output."""
-    level_tolerance: int
-    """Of an 8-bit output."""
+    """As ``backdrop_server.engines.loading`` calls it."""
+    precision: Precision
 
     @property
     def name(self) -> str:
         """As on the command line."""
-        return f"{self.backend}-{self.precision}"
+        return f"{self.backend}-{self.precision.value}"
+
+    @property
+    def triton_backend(self) -> str:
+        """The backend of the plain graphs' models; Triton's `onnxruntime` runs TensorRT's provider."""
+        return "onnxruntime" if self.backend == "onnxruntime-tensorrt" else self.backend
 
     @property
     def graph_precision(self) -> str:
         """Of the ONNX files that it starts from; OpenVINO itself lowers FP32 to BF16."""
-        return "fp16" if self.precision == "fp16" else "fp32"
+        return "fp16" if self.precision is Precision.FP16 else "fp32"
+
+    @property
+    def relative_tolerance(self) -> float:
+        """Of the largest value of an FP32 output."""
+        return _TOLERANCES[self.precision][0]
+
+    @property
+    def level_tolerance(self) -> int:
+        """Of an 8-bit output."""
+        return _TOLERANCES[self.precision][1]
 
 
+_MADE = {
+    "openvino": (Precision.FP32, Precision.BF16),
+    "onnxruntime": (Precision.FP32, Precision.FP16, Precision.INT8),
+    "onnxruntime-tensorrt": (Precision.FP32, Precision.FP16),
+    "tensorrt": (Precision.FP32, Precision.FP16, Precision.INT8, Precision.FP8),
+    "aotinductor": (Precision.FP32, Precision.FP16, Precision.BF16),
+}
 ENGINE_KINDS = {
     kind.name: kind
     for kind in (
-        EngineKind("openvino", "fp32", (".xml", ".bin"), 1e-3, 1),
-        EngineKind("openvino", "bf16", (".xml", ".bin"), 0.2, 64),
-        EngineKind("onnxruntime", "fp32", (".onnx",), 1e-3, 1),
-        EngineKind("onnxruntime", "fp16", (".onnx",), 0.05, 16),
+        EngineKind(backend, precision)
+        for backend, precisions in _MADE.items()
+        for precision in precisions
     )
 }
 DEFAULT_ENGINE = "openvino-fp32"
@@ -62,34 +91,37 @@ def engine_kind(name: str) -> EngineKind:
     return ENGINE_KINDS[name]
 
 
-def compile_engine(kind: EngineKind, graph: Path, target: Path) -> None:
-    """Make the engine files of the ONNX file ``graph``: ``target`` with the kind's suffixes."""
-    if kind.backend == "onnxruntime":
-        for file in graph_files(graph):  # the weights' file is named in the graph
-            name = target.with_suffix(".onnx").name if file == graph else file.name
-            _link_or_copy(file, target.with_name(name))
-        return
-    import openvino as ov
+def why_absent(kind: EngineKind) -> str | None:
+    """Why this machine cannot make and run ``kind``; None when it can."""
+    if not is_installed(kind.backend):
+        return "its package is not installed"
+    if kind.backend in ("tensorrt", "onnxruntime-tensorrt") and not _has_cuda():
+        return "there is no CUDA device"
+    if kind.backend == "aotinductor" and not _has_cuda() and shutil.which("g++") is None:
+        return "there is no CUDA device, and no g++ to compile for the CPU"
+    if kind.backend == "aotinductor" and not _has_cuda() and kind.precision is Precision.FP16:
+        return "there is no CUDA device, and torch is too slow in FP16 on a CPU"
+    if kind.precision in QUANTIZED and importlib.util.find_spec("modelopt") is None:
+        return "nvidia-modelopt is not installed"
+    return None
 
-    model = ov.convert_model(graph)
-    ov.save_model(model, target.with_suffix(".xml"), compress_to_fp16=False)
 
+def _has_cuda() -> bool:
+    import torch
 
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        target.hardlink_to(source)
-    except OSError:  # another disk, or one without links
-        shutil.copyfile(source, target)
+    return torch.cuda.is_available()
 
 
 def load_network(kind: EngineKind, path: Path) -> Network:
-    """Load the engine file ``path`` (any suffix) for a comparison on the CPU."""
+    """Load the engine file ``path`` (any suffix) for a comparison."""
     if kind.backend == "onnxruntime":
         return _onnxruntime(path.with_suffix(".onnx"))
-    return _openvino(path.with_suffix(".xml"), kind.precision)
+    engine = load_engine(kind.backend, path, kind.precision)
+    return lambda arrays: run_padded(engine, arrays)
 
 
 def _onnxruntime(path: Path) -> Network:
+    """On the CPU, and of large graphs no more in memory than must be."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -101,17 +133,3 @@ def _onnxruntime(path: Path) -> Network:
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return lambda arrays: dict(zip(names, session.run(None, arrays), strict=True))
-
-
-def _openvino(path: Path, precision: str) -> Network:
-    import openvino as ov
-
-    hint = {"fp32": "f32", "bf16": "bf16"}[precision]
-    compiled = ov.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": hint})
-    names = [output.get_any_name() for output in compiled.outputs]
-
-    def run(arrays: Arrays) -> Arrays:
-        results = compiled(arrays)
-        return {name: results[name].copy() for name in names}
-
-    return run

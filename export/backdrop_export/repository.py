@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from backdrop_export.bundles import DENOISER, GRAPH_FOLDERS, SCHEDULER, Bundle
-from backdrop_export.engines import DEFAULT_ENGINE, EngineKind, compile_engine, engine_kind
+from backdrop_export.compilers import Source, check_sizes, compile_engine, engine_file_name
+from backdrop_export.engines import (
+    DEFAULT_ENGINE,
+    QUANTIZED,
+    EngineKind,
+    engine_kind,
+    load_network,
+    why_absent,
+)
 from backdrop_export.folders import replaced_folder
 from backdrop_export.manifest import (
     code_version,
@@ -41,6 +49,8 @@ def export_repository(
     """
     report = report or Report(quiet=True)
     kind, opened = engine_kind(engine), Bundle.open(bundle)
+    if reason := why_absent(kind):
+        raise SetupError(f"the engine {kind.name} cannot be built here: {reason}")
     source = _checked_declarations(declarations or DECLARATIONS)
     target = out / f"{opened.name}-{kind.name}"
     key = _repository_key(opened, kind, source)
@@ -80,7 +90,7 @@ def _repository_key(bundle: Bundle, kind: EngineKind, declarations: Path) -> dic
         "code": code_version(),
         "libraries": library_versions(),
         "engine": kind.backend,
-        "precision": kind.precision,
+        "precision": kind.precision.value,
     }
 
 
@@ -99,7 +109,7 @@ def _write_repository_manifest(
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     manifest = {
         "engine": kind.backend,
-        "precision": kind.precision,
+        "precision": kind.precision.value,
         "differences": {
             "onnx": [row for record in records.values() for row in record["differences"]],
             "engine": differences,
@@ -135,29 +145,38 @@ class _Builder:
         model, stem = ("denoise", graph) if graph == DENOISER else (graph, "model")
         version = self.folder / model / "1"
         version.mkdir(parents=True, exist_ok=True)
-        onnx = self.graphs / f"{graph}.onnx"
-        compile_engine(self.kind, onnx, version / stem)
-        self._verify(graph, version / stem)
-        lines = _parameter("precision", self.kind.precision)
+        source = Source(self.bundle, graph, self.graphs / f"{graph}.onnx")
+        compile_engine(self.kind, source, version / stem)
+        self._verify(source, version / stem)
+        lines = _parameter("precision", self.kind.precision.value)
         if graph == DENOISER:
             lines = _parameter("engine", self.kind.backend) + lines
         else:
-            lines = f'backend: "{self.kind.backend}"\n' + lines
+            lines = self._backend_lines(version / stem) + lines
         config = self.folder / model / "config.pbtxt"
         config.write_text(config.read_text(encoding="utf-8").rstrip("\n") + "\n" + lines)
 
-    def _verify(self, graph: str, engine: Path) -> None:
-        if self.kind.backend == "onnxruntime":
-            return  # the very file that was compared when it was written
-        import torch
+    def _backend_lines(self, engine: Path) -> str:
+        """What tells Triton how to run a plain graph."""
+        lines = f'backend: "{self.kind.triton_backend}"\n'
+        if file := engine_file_name(self.kind, engine):
+            lines += f'default_model_filename: "{file}"\n'
+        if self.kind.triton_backend != self.kind.backend:
+            lines += _parameter("engine", self.kind.backend)
+        return lines
 
-        from backdrop_export.engines import load_network
+    def _verify(self, source: Source, engine: Path) -> None:
+        quantized = source.graph == DENOISER and self.kind.precision in QUANTIZED
+        if self.kind.backend.startswith("onnxruntime") and not quantized:
+            return  # the very file that was compared when it was written
         from backdrop_export.loading import load_graph
         from backdrop_export.verification import compare, expected_answers
 
-        module = load_graph(self.bundle, graph, torch.float32)
-        expected = expected_answers(self.bundle, graph, module)
-        found = compare(graph, expected, load_network(self.kind, engine), self.kind)
+        module = load_graph(self.bundle, source.graph)
+        sizes = check_sizes(self.kind, source)
+        expected = expected_answers(self.bundle, source.graph, module, sizes)
+        del module  # beside the engine it would be twice the weights
+        found = compare(source.graph, expected, load_network(self.kind, engine), self.kind)
         rows = [dataclasses.asdict(difference) for difference in found]
         self.differences += rows
         self.report.differences(rows)

@@ -13,7 +13,7 @@ from torch import nn
 
 from backdrop_export.bundles import Bundle
 from backdrop_export.engines import Arrays, EngineKind, Network
-from backdrop_export.samples import CHECKS, graph_inputs, graph_outputs, sample_inputs
+from backdrop_export.samples import CHECKS, Size, graph_inputs, graph_outputs, sample_inputs
 from backdrop_server.errors import EngineError
 
 
@@ -54,9 +54,11 @@ Expected = list[tuple[str, Arrays, Arrays]]
 """Size, inputs, and torch's outputs for them."""
 
 
-def expected_answers(bundle: Bundle, graph: str, module: nn.Module) -> Expected:
-    """What ``module`` answers at the sizes of ``CHECKS``."""
-    cases = [(str(size), sample_inputs(bundle, graph, size)) for size in CHECKS]
+def expected_answers(
+    bundle: Bundle, graph: str, module: nn.Module, sizes: Sequence[Size] | None = None
+) -> Expected:
+    """What ``module`` answers at ``sizes``; those of ``CHECKS`` when None."""
+    cases = [(str(size), sample_inputs(bundle, graph, size)) for size in sizes or CHECKS]
     return [(size, inputs, run_torch(module, graph, inputs)) for size, inputs in cases]
 
 

@@ -13,7 +13,8 @@ from onnx.external_data_helper import ExternalDataInfo, set_external_data, uses_
 from torch import nn
 
 from backdrop_export.bundles import DENOISER, GRAPH_FOLDERS
-from backdrop_export.engines import ENGINE_KINDS, compile_engine, load_network
+from backdrop_export.compilers import Source, compile_engine
+from backdrop_export.engines import ENGINE_KINDS, load_network
 from backdrop_export.external_data import data_file, gather_external_data, graph_files
 from backdrop_export.half_convolutions import quick_half_convolutions
 from backdrop_export.loading import load_graph
@@ -148,7 +149,8 @@ def test_an_engine_takes_its_weights_file_along(export: Export, half: Path, tmp_
     with_weights_outside(half / "text_encoder.onnx", tmp_path / "traced" / "traced.onnx")
     gather_external_data(tmp_path / "traced" / "traced.onnx", tmp_path / "text_encoder.onnx")
     (tmp_path / "model").mkdir()
-    compile_engine(kind, tmp_path / "text_encoder.onnx", tmp_path / "model" / "model")
+    source = Source(export.bundle, "text_encoder", tmp_path / "text_encoder.onnx")
+    compile_engine(kind, source, tmp_path / "model" / "model")
     inputs = sample_inputs(export.bundle, "text_encoder", Size(1, 64, 64))
     expected = load_network(kind, half / "text_encoder.onnx")(inputs)
     found = load_network(kind, tmp_path / "model" / "model.onnx")(inputs)

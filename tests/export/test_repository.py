@@ -13,7 +13,8 @@ from tritonclient.grpc import model_config_pb2
 
 from backdrop_export import cli
 from backdrop_export.bundles import GRAPH_FOLDERS, IP_ADAPTER, Bundle
-from backdrop_export.engines import ENGINE_KINDS, Arrays, compile_engine, load_network
+from backdrop_export.compilers import Source, compile_engine
+from backdrop_export.engines import ENGINE_KINDS, Arrays, load_network
 from backdrop_export.folders import replaced_folder
 from backdrop_export.loading import load_graph
 from backdrop_export.manifest import read_manifest
@@ -146,7 +147,8 @@ def test_openvino_engines_are_within_their_tolerance(
     export: Export, tmp_path: Path, engine: str
 ) -> None:
     kind, graph = ENGINE_KINDS[engine], "vae_encoder"
-    compile_engine(kind, graphs_of(export) / f"{graph}.onnx", tmp_path / "model")
+    source = Source(export.bundle, graph, graphs_of(export) / f"{graph}.onnx")
+    compile_engine(kind, source, tmp_path / "model")
     expected = expected_answers(export.bundle, graph, load_graph(export.bundle, graph))
     network = load_network(kind, tmp_path / "model.xml")
     rows = compare(graph, expected, network, kind)

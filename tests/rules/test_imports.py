@@ -19,8 +19,10 @@ ALLOWED = {
     "backdrop_client": set[str](),
     "backdrop_export": {
         "backdrop_server.contract",
+        "backdrop_server.engines",  # an engine is compared as it will be run
         "backdrop_server.errors",
         "backdrop_server.plan",
+        "backdrop_server.stages",  # the working sizes that an engine must take
     },
     "backdrop_server.contract": {"backdrop_server.errors"},
     "backdrop_server.errors": set[str](),

@@ -93,14 +93,14 @@ def make_plan(source: Path, engine: str, out: Path) -> Plan:
     written = _bundle_size(recipe, pieces, target) if made else 0
     precision = kind.graph_precision
     graphs = tuple(_graph_rows(pieces))
-    weights = sum(row.bytes_in(precision) + row.bytes_in(kind.precision) for row in graphs)
+    weights = sum(row.bytes_in(precision) + row.bytes_in(kind.precision.value) for row in graphs)
     sources = [_source_row(part, piece.listing, piece.paths) for part, piece in pieces.items()]
     sources += [_source_row("lora", listing, [str(listing.file)]) for listing in loras]
     return Plan(
         name=recipe.name if made else source.resolve().name,
         engine=kind.name,
         graph_precision=precision,
-        engine_precision=kind.precision,
+        engine_precision=kind.precision.value,
         sources=tuple(sources),
         graphs=graphs,
         bundle_size=written,
