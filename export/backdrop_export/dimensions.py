@@ -66,13 +66,16 @@ def spans(limits: EngineLimits, grid: Grid, largest_side: int) -> dict[Axis, Spa
     """The range of each axis within ``limits``; sides without a limit go up to ``largest_side``.
 
     ``largest_side`` is a latent side. The best size is the middle of a range of sides (the square
-    picture, whose sides are about the geometric mean), and the most rows.
+    picture, whose sides are about the geometric mean), and the most rows; of an engine that takes a
+    single row, that one: it runs the plain graphs, a request at a time.
     """
     heights = _sides(limits.heights, [size[0] for size in limits.sizes], grid, largest_side)
     widths = _sides(limits.widths, [size[1] for size in limits.sizes], grid, largest_side)
     samples = NUMBERS["samples"]
     return {
-        Axis.ROWS: Span(limits.min_rows, limits.max_rows, limits.max_rows),
+        Axis.ROWS: Span(
+            limits.min_rows, 1 if limits.min_rows == 1 else limits.max_rows, limits.max_rows
+        ),
         Axis.SAMPLES: Span(int(samples.low), int(samples.low), int(samples.high)),
         Axis.LATENT_HEIGHT: heights,
         Axis.LATENT_WIDTH: widths,
