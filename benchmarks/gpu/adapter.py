@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,15 +20,22 @@ def for_loop(tensor: torch.Tensor) -> npt.NDArray[Any]:
     return array
 
 
-def unet_for_loop(graphs: Graphs, device: str) -> denoise.UNet:
+def unet_for_loop(graphs: Graphs, device: str) -> Any:
     """The denoiser, which takes and gives tensors on ``device``, as the loop calls it."""
 
-    def unet(batch: denoise.Batch) -> npt.NDArray[np.float32]:
+    def unet(batch: Mapping[str, Any]) -> Any:
+        of_numpy = isinstance(batch["sample"], np.ndarray)
         tensors = {
-            name: torch.from_numpy(np.ascontiguousarray(array)).to(device)
-            for name, array in batch.items()
+            name: torch.from_numpy(np.array(value)).to(device) if of_numpy else value
+            for name, value in batch.items()
         }
-        noise: npt.NDArray[np.float32] = graphs[DENOISER](tensors)["noise_pred"].cpu().numpy()
-        return noise
+        noise = graphs[DENOISER](tensors)["noise_pred"]
+        return noise.cpu().numpy() if of_numpy else noise
 
     return unet
+
+
+def device_for_loop(device: str) -> dict[str, Any]:
+    """What ``denoise.start`` must be told of the device: nothing, while the loop is on the host."""
+    knows = "device" in inspect.signature(denoise.start).parameters
+    return {"device": torch.device(device)} if knows else {}

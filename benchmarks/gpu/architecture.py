@@ -67,6 +67,8 @@ class Architecture:
     name: str
     side: int
     """Side in pixels of the square picture that is benched."""
+    other_sizes: tuple[tuple[int, int], tuple[int, int]]
+    """Widths and heights that a mixed load has besides."""
     unet_channels: tuple[int, ...]
     layers_per_block: int
     transformer_layers: tuple[int, ...]
@@ -83,6 +85,12 @@ class Architecture:
     clip_side: int
     clip_patch: int
     vocabulary: int
+
+    @property
+    def latent_sides(self) -> tuple[int, int]:
+        """Least and greatest side of all its sizes, in latents."""
+        sides = [self.side, *(side for size in self.other_sizes for side in size)]
+        return min(sides) // 8, max(sides) // 8
 
     @property
     def prompt_width(self) -> int:
@@ -181,6 +189,7 @@ class Architecture:
 FULL = Architecture(
     name="full",
     side=1024,
+    other_sizes=((768, 768), (1280, 768)),
     unet_channels=(320, 640, 1280),
     layers_per_block=2,
     transformer_layers=(0, 2, 10),
@@ -200,6 +209,7 @@ FULL = Architecture(
 SMALL = Architecture(
     name="small",
     side=64,
+    other_sizes=((128, 64), (64, 128)),
     unet_channels=(16, 32),
     layers_per_block=1,
     transformer_layers=(0, 1),

@@ -19,7 +19,16 @@ from torch import nn
 
 from backdrop_server.errors import BackdropError
 from benchmarks.gpu.compilers import LIGHT, Compiler, compiler_for, mark_step
-from benchmarks.gpu.graphs import DENOISER, ENCODERS, GRAPHS, Graphs, Network, Tensors, as_network
+from benchmarks.gpu.graphs import (
+    DENOISER,
+    ENCODERS,
+    GRAPHS,
+    Graphs,
+    Network,
+    Tensors,
+    as_network,
+    output_names,
+)
 from benchmarks.gpu.rivals import prepare_for_compile
 from benchmarks.gpu.setup import Setup, denoiser_example, encoder_examples
 
@@ -48,8 +57,8 @@ def _torch(setup: Setup) -> Graphs:
 def _compile(setup: Setup) -> Graphs:
     compiler = compiler_for(setup.device, LIGHT)
     modules = setup.modules()
-    denoiser: Any = modules[DENOISER].graph
-    decoder: Any = modules["vae_decoder"].graph
+    denoiser: Any = modules[DENOISER].inner
+    decoder: Any = modules["vae_decoder"].inner
     prepare_for_compile(denoiser.unet, denoiser.controlnet)
     decoder.decoder.to(memory_format=torch.channels_last)
     compiled = {DENOISER, "vae_decoder"}
@@ -78,8 +87,8 @@ def _compiled_network(name: str, module: nn.Module, compiler: Compiler) -> Netwo
 
 def package_path(setup: Setup, graph: str) -> Path:
     """Where the package of ``graph`` is kept; its name carries what would make it unfit."""
-    name = f"{graph}-{setup.architecture.name}-{setup.precision}-{setup.device}"
-    return setup.work / f"{name}-torch{torch.__version__}.pt2"
+    made_for = f"{setup.architecture.name}-{setup.precision}-{setup.device}"
+    return setup.work / f"torch-{torch.__version__}" / made_for / f"{graph}.pt2"
 
 
 def missing_packages(setup: Setup) -> list[str]:
@@ -89,44 +98,50 @@ def missing_packages(setup: Setup) -> list[str]:
 
 def build_package(setup: Setup, module: nn.Module, graph: str) -> Path:
     """Compile ``module`` to a package; raises AbsentError where the export has no AOTInductor."""
-    if importlib.util.find_spec("backdrop_export.aotinductor") is None:
-        raise AbsentError("backdrop_export has no aotinductor in this checkout")
-    from backdrop_server.engines.engine import Precision
-
+    _require_export()
+    aotinductor: Any = importlib.import_module("backdrop_export.aotinductor")
+    limits = _limits(setup, aotinductor.builder(), graph)
     examples = encoder_examples(setup) | {DENOISER: denoiser_example(setup, ROW_BUCKETS[0])}
     target = package_path(setup, graph)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"partial-{target.name}")
-    builder: Any = importlib.import_module("backdrop_export.aotinductor").build_package
-    precision = Precision(setup.precision)
-    builder(module, examples[graph], partial, setup.device, precision, _limits(setup, graph))
-    for file in (partial.with_suffix(".json"), partial):
-        if file.is_file():
-            file.replace(target.with_suffix(file.suffix))
-    return target
+    path: Path = aotinductor.build_package(
+        module,
+        examples[graph],
+        output_names(graph),
+        target,
+        setup.device,
+        limits.precision,
+        limits,
+    )
+    return path
 
 
-def _limits(setup: Setup, graph: str) -> Any:
-    """What the denoiser's package is for: buckets, which CUDA graphs are kept for."""
-    if graph != DENOISER:
-        return None
-    from backdrop_server import plan
-    from backdrop_server.engines.engine import Precision
+def _require_export() -> None:
+    if importlib.util.find_spec("backdrop_export.aotinductor") is None:
+        raise AbsentError("backdrop_export has no aotinductor in this checkout")
 
-    limits: Any = getattr(plan, "EngineLimits", None)
-    return limits and limits(
+
+def _limits(setup: Setup, builder: str, graph: str) -> Any:
+    """All of the load's sizes; the denoiser in buckets of rows, which CUDA graphs are kept for."""
+    plan: Any = importlib.import_module("backdrop_server.plan")
+    rows = (
+        {"min_rows": ROW_BUCKETS[0], "max_rows": ROW_BUCKETS[-1], "row_buckets": ROW_BUCKETS}
+        if graph == DENOISER
+        else {"min_rows": 1, "max_rows": 1}
+    )
+    sides = setup.architecture.latent_sides
+    return plan.EngineLimits(
         engine="aotinductor",
-        precision=Precision(setup.precision),
-        builder=f"torch {torch.__version__}",
-        min_rows=ROW_BUCKETS[0],
-        max_rows=ROW_BUCKETS[-1],
-        row_buckets=ROW_BUCKETS,
+        precision=plan.Precision(setup.precision),
+        builder=builder,
+        heights=sides,
+        widths=sides,
+        **rows,
     )
 
 
 def _aotinductor(setup: Setup) -> Graphs:
-    if importlib.util.find_spec("backdrop_export.aotinductor") is None:
-        raise AbsentError("backdrop_export has no aotinductor in this checkout")
+    _require_export()
     missing = missing_packages(setup)
     if missing:
         raise AbsentError(f"no package of {', '.join(missing)}: run the step build-aotinductor")
@@ -137,18 +152,22 @@ def _aotinductor(setup: Setup) -> Graphs:
 # --- engines that an exported repository holds -----------------------------------------------------
 
 
-def _exported(kind: str, needs: str, probe: Callable[[], bool]) -> Callable[[Setup], Graphs]:
+def _exported(
+    name: str, kind: str, needs: str, probe: Callable[[], bool]
+) -> Callable[[Setup], Graphs]:
+    """A loader of the engine that ``load_engine`` calls ``kind``."""
+
     def load(setup: Setup) -> Graphs:
         if setup.device != "cuda":
-            raise AbsentError(f"{kind} runs on a CUDA device; this run is on the {setup.device}")
+            raise AbsentError(f"{name} runs on a CUDA device; this run is on the {setup.device}")
         if not probe():
             raise AbsentError(f"{needs} is not installed on this machine")
         if setup.repository is None:
-            raise AbsentError(f"no repository that was exported for {kind} is given (--repository)")
+            raise AbsentError(f"no repository that was exported for {name} is given (--repository)")
         root = setup.repository
-        paths = {name: root / name / "1" / "model" for name in ENCODERS}
+        paths = {graph: root / graph / "1" / "model" for graph in ENCODERS}
         paths[DENOISER] = root / "denoise" / "1" / DENOISER
-        return {name: _engine(kind, path, setup) for name, path in paths.items()}
+        return {graph: _engine(kind, path, setup) for graph, path in paths.items()}
 
     return load
 
@@ -205,14 +224,16 @@ _LOADERS: dict[str, Callable[[Setup], Graphs]] = {
     "aotinductor": _aotinductor,
     "onnxruntime-cuda": _exported(
         "onnxruntime-cuda",
+        "onnxruntime",
         "an onnxruntime with the CUDA provider",
         _has_provider("CUDAExecutionProvider"),
     ),
     "onnxruntime-tensorrt": _exported(
         "onnxruntime-tensorrt",
+        "onnxruntime-tensorrt",
         "an onnxruntime with the TensorRT provider",
         _has_provider("TensorrtExecutionProvider"),
     ),
-    "tensorrt": _exported("tensorrt", "TensorRT", _has_tensorrt),
+    "tensorrt": _exported("tensorrt", "tensorrt", "TensorRT", _has_tensorrt),
 }
 ENGINES = tuple(_LOADERS)

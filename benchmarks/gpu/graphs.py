@@ -83,11 +83,11 @@ class Fp32Out(nn.Module):
 
     def __init__(self, graph: nn.Module) -> None:
         super().__init__()
-        self.graph = graph
+        self.inner = graph
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """The graph's outputs; a tuple where it has several."""
-        outputs = self.graph(*inputs)
+        outputs = self.inner(*inputs)
         if isinstance(outputs, tuple):
             return tuple(_as_fp32(output) for output in outputs)
         return _as_fp32(outputs)

@@ -72,8 +72,7 @@ def plain_request(architecture: Architecture, sampler: str, seed: int = 0) -> Re
 def mixed_requests(architecture: Architecture) -> list[Request]:
     """Samplers, steps, sizes, sample counts and guidance as they come on a normal day."""
     side, few = architecture.side, steps_of(architecture)
-    wide, small = (side + side // 4 // 64 * 64, side - side // 4 // 64 * 64), (side * 3 // 4,) * 2
-    small = (max(small[0] // 64 * 64, 64),) * 2
+    small, wide = architecture.other_sizes
     many = few * 2
     return [
         Request("DDIM", few, side, side, (1,)),

@@ -10,7 +10,7 @@ import torch
 
 from backdrop_server.stages import denoise
 from backdrop_server.stages.schedulers import SchedulerFactory
-from benchmarks.gpu.adapter import for_loop, unet_for_loop
+from benchmarks.gpu.adapter import device_for_loop, for_loop, unet_for_loop
 from benchmarks.gpu.architecture import SCHEDULER, Architecture
 from benchmarks.gpu.graphs import Graphs
 from benchmarks.gpu.load import Inputs, Request, make_inputs
@@ -91,7 +91,13 @@ class Painter:
             latent_mask=for_loop(inputs.latent_mask),
             edges=for_loop(inputs.edges),
         )
-        return denoise.start(request.plan(), encoded, self._facts, self._schedulers)
+        return denoise.start(
+            request.plan(),
+            encoded,
+            self._facts,
+            self._schedulers,
+            **device_for_loop(self._device),
+        )
 
     def _step(self, states: Sequence[denoise.State]) -> None:
         for group in denoise.group_by_size(states):
@@ -101,5 +107,7 @@ class Painter:
 
     def _decode(self, state: denoise.State) -> Painted:
         latents = state.latents.float().to(self._device)
+        if not torch.isfinite(latents).all():
+            raise FloatingPointError("the latents are not finite numbers")
         pixels = self._graphs["vae_decoder"]({"latents": latents[None]})["pixels"]
         return Painted(latents=latents, pixels=pixels[0])

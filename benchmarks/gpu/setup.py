@@ -51,10 +51,15 @@ class Setup:
         return graph_modules(self.networks(), self.architecture)
 
 
+def _example_side(architecture: Architecture) -> int:
+    """At least two of the 64-pixel units that sides come in: tracing takes one for a fixed size."""
+    return max(architecture.side, 128)
+
+
 def denoiser_example(setup: Setup, rows: int) -> dict[str, torch.Tensor]:
     """Inputs of the denoiser by the contract's names, to trace it with."""
     architecture, device = setup.architecture, setup.device
-    side = architecture.side
+    side = _example_side(architecture)
     shapes: dict[str, tuple[int, ...]] = {
         "sample": (4, side // 8, side // 8),
         "inpaint_latents": (5, side // 8, side // 8),
@@ -74,9 +79,9 @@ def denoiser_example(setup: Setup, rows: int) -> dict[str, torch.Tensor]:
 
 
 def encoder_examples(setup: Setup) -> dict[str, dict[str, torch.Tensor]]:
-    """Inputs of the other graphs by the contract's names, a batch of 1 in front."""
+    """Inputs of the other graphs by the contract's names: a batch of 1, two samples."""
     architecture, device = setup.architecture, setup.device
-    side, clip = architecture.side, architecture.clip_side
+    side, clip = _example_side(architecture), architecture.clip_side
     ids = torch.randint(1, architecture.vocabulary - 2, (1, 2, 77), device=device)
 
     def pixels(*shape: int) -> torch.Tensor:
@@ -86,5 +91,5 @@ def encoder_examples(setup: Setup) -> dict[str, dict[str, torch.Tensor]]:
         "text_encoder": {"input_ids": ids, "input_ids_2": ids.clone()},
         "image_encoder": {"ref_pixels": pixels(1, clip, clip, 3)},
         "vae_encoder": {"working_image": pixels(1, side, side, 3), "mask": pixels(1, side, side)},
-        "vae_decoder": {"latents": torch.randn(1, 1, 4, side // 8, side // 8, device=device)},
+        "vae_decoder": {"latents": torch.randn(1, 2, 4, side // 8, side // 8, device=device)},
     }
