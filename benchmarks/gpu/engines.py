@@ -202,20 +202,32 @@ def _engine(kind: str, path: Path, setup: Setup) -> Network:
 
 
 def engine_network(engine: Any, device: str) -> Network:
-    """A server's engine as a network: on the device where it can, else through the host."""
-    if hasattr(engine, "run_on_device"):
+    """A server's engine as a network: on the device where it can, else through the host.
 
-        def on_device(tensors: Tensors) -> Tensors:
+    Rows are filled up to what the engine was built for, and cut off again.
+    """
+    limits = getattr(engine, "limits", None)
+
+    def run(tensors: Tensors) -> Tensors:
+        if hasattr(engine, "run_on_device"):
             made: Tensors = engine.run_on_device(tensors)
             return made
-
-        return on_device
-
-    def through_host(tensors: Tensors) -> Tensors:
         outputs = engine.run({name: tensor.cpu().numpy() for name, tensor in tensors.items()})
         return {name: torch.from_numpy(array).to(device) for name, array in outputs.items()}
 
-    return through_host
+    def network(tensors: Tensors) -> Tensors:
+        rows = len(next(iter(tensors.values())))
+        more = 0 if limits is None else limits.padded_rows(rows) - rows
+        if not more:
+            return run(tensors)
+        filled = {name: _fill_up(tensor, more) for name, tensor in tensors.items()}
+        return {name: tensor[:rows] for name, tensor in run(filled).items()}
+
+    return network
+
+
+def _fill_up(tensor: torch.Tensor, rows: int) -> torch.Tensor:
+    return torch.cat([tensor, tensor[-1:].expand(rows, *tensor.shape[1:])])
 
 
 _LOADERS: dict[str, Callable[[Setup], Graphs]] = {

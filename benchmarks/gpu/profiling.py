@@ -25,7 +25,10 @@ CATEGORIES = (
     ("elementwise", r"triton_poi"),
     ("norm", r"triton_(red|per)"),
     ("attention", r"flash|fmha|attention|sdp|mha"),
-    ("copy", r"nchw|nhwc|memcpy|memset|copy|aten::(to|_to_copy|clone|cat|contiguous|fill_|zero_)$"),
+    (
+        "copy",
+        r"nchwtonhwc|nhwctonchw|memcpy|memset|copy|aten::(to|_to_copy|clone|cat|contiguous|fill_|zero_)$",
+    ),
     ("norm", r"norm|rowwisemoments|welford|rstd|computefusedparams"),
     ("product", r"gemm|gemv|nvjet|cutlass|cublas|xmma|conv|addmm|bmm|::mm$|linear|winograd|fprop"),
     ("elementwise", r"elementwise|vectorized|silu|gelu|aten::(add|mul|div|sub)|catarray|upsample"),

@@ -42,7 +42,7 @@ class Bench:
         made: list[Row] = []
         for make in attempts:
             made.append(make())
-            self.keep(made)
+            self.keep(list(made))
         return made
 
 
