@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import torch
 
 from backdrop_server.stages import denoise
-from backdrop_server.stages.schedulers import SchedulerFactory
 from benchmarks.gpu.adapter import device_for_loop, for_loop, unet_for_loop
-from benchmarks.gpu.architecture import SCHEDULER, Architecture
+from benchmarks.gpu.architecture import Architecture
 from benchmarks.gpu.graphs import Graphs
 from benchmarks.gpu.load import Inputs, Request, make_inputs
+from benchmarks.gpu.samplers import Samplers
 
 ROW_LIMIT = 16
 """Rows of one engine call, as ``model_repository/denoise/config.pbtxt`` has it."""
@@ -38,7 +38,7 @@ class Painter:
         self._device = device
         self._row_limit = row_limit
         self._facts = architecture.facts()
-        self._schedulers = SchedulerFactory(SCHEDULER)
+        self._schedulers = Samplers()
         self._unet = unet_for_loop(graphs, device)
 
     def inputs(self, request: Request) -> Inputs:

@@ -16,11 +16,11 @@ from diffusers.models.attention_processor import FusedAttnProcessor2_0
 from torch import nn
 
 from backdrop_export.graphs import TextEncoder
-from backdrop_server.stages.schedulers import SchedulerFactory
 from benchmarks.gpu.architecture import CLIP_MEAN, CLIP_STD, SCHEDULER, Architecture
 from benchmarks.gpu.compilers import Compiler, mark_step
 from benchmarks.gpu.load import CN_WEIGHT, IP_ADAPTER_WEIGHT, Inputs, Request, make_inputs
 from benchmarks.gpu.networks import Networks
+from benchmarks.gpu.samplers import Samplers
 
 
 @dataclasses.dataclass
@@ -30,7 +30,7 @@ class Diffusers:
     pipeline: Any
     text_encoder: nn.Module
     architecture: Architecture
-    schedulers: SchedulerFactory
+    schedulers: Samplers
     """Ready-made ones: a KDPM2 scheduler takes 0.2 s to make, which is not the pipeline's fault."""
     marks_steps: bool = False
     """Whether CUDA graphs must be told where a step begins: two of them feed each other."""
@@ -108,7 +108,7 @@ def make_eager(networks: Networks, architecture: Architecture) -> Diffusers:
     pipeline.set_ip_adapter_scale(IP_ADAPTER_WEIGHT)
     pipeline.set_progress_bar_config(disable=True)
     text_encoder = TextEncoder(networks.text_encoder, networks.text_encoder_2)
-    return Diffusers(pipeline, text_encoder, architecture, SchedulerFactory(SCHEDULER))
+    return Diffusers(pipeline, text_encoder, architecture, Samplers())
 
 
 def make_compiled(networks: Networks, architecture: Architecture, compiler: Compiler) -> Diffusers:

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from backdrop_server.stages.schedulers import SchedulerFactory, prepare_timesteps
-from benchmarks.gpu.architecture import SCHEDULER, Architecture
+from backdrop_server.stages.schedulers import prepare_timesteps
+from benchmarks.gpu.architecture import Architecture
 from benchmarks.gpu.graphs import DENOISER, graph_modules
 from benchmarks.gpu.load import Request
 from benchmarks.gpu.networks import make_networks
+from benchmarks.gpu.samplers import Samplers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,7 @@ def flop_of(architecture: Architecture, requests: Iterable[Request], vae_encodes
     ``vae_encodes``: ours encodes the photo and the masked photo, diffusers at full strength the
     masked photo only; each way is credited with what it does.
     """
-    schedulers = SchedulerFactory(SCHEDULER)
+    schedulers = Samplers()
     total = 0.0
     for request in requests:
         work = count_work(architecture, request.width, request.height)
