@@ -8,7 +8,7 @@ REPOSITORY = build/$(BUNDLE)-$(ENGINE)
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo serve test check bench soak repository clean
+.PHONY: demo serve test check bench bench-gpu soak repository clean
 
 demo: repository
 	$(BIN)/backdrop demo --repository $(REPOSITORY) --out build/pictures --log-file build/triton.log
@@ -38,6 +38,9 @@ bench: repository
 	$(BIN)/python -m benchmarks.batching --repository build/demo-$(ENGINE)
 	$(BIN)/python -m benchmarks.batching --repository build/tiny-$(ENGINE)
 	$(BIN)/python -m benchmarks.readme
+
+bench-gpu: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.gpu all --out build/gpu-bench-results --minutes 120
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)

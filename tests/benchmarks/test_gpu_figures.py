@@ -1,0 +1,167 @@
+"""The GPU bench's arithmetic: work, rates, prices, errors, clocks, shares of kernels."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from benchmarks.gpu.architecture import FULL, SMALL
+from benchmarks.gpu.engines import AbsentError
+from benchmarks.gpu.figures import Price, Yardstick, error_of, figures, price_of
+from benchmarks.gpu.load import mixed_requests, plain_request
+from benchmarks.gpu.networks import make_networks, parameters_of
+from benchmarks.gpu.profiling import category_of, summarize
+from benchmarks.gpu.results import write_result, write_whole
+from benchmarks.gpu.rows import attempt
+from benchmarks.gpu.timing import Deadline, OutOfTimeError, timed_runs
+from benchmarks.gpu.work import count_work, flop_of
+
+from backdrop_server.errors import EngineError, SetupError
+
+PUBLISHED = {
+    (1024, "unet"): 6.76,
+    (768, "unet"): 3.64,
+    (512, "unet"): 1.59,
+    (1024, "controlnet"): 3.02,
+    (1024, "vae_decode"): 10.47,
+    (1024, "vae_encode"): 4.88,
+    (1024, "image_encoder"): 0.34,
+}
+"""TFLOP of the published configurations, counted apart from this code."""
+
+
+@pytest.mark.parametrize(("side", "part"), PUBLISHED)
+def test_the_counter_reproduces_the_published_configurations(side: int, part: str) -> None:
+    counted = getattr(count_work(FULL, side, side), part) / 1e12
+    tolerance = 0.01 if counted > 1 else 0.02  # 0.34 has two digits
+    assert counted == pytest.approx(PUBLISHED[side, part], rel=tolerance)
+
+
+def test_the_work_of_whole_pictures() -> None:
+    assert flop_of(FULL, [plain_request(FULL, "DDIM")]) / 1e12 == pytest.approx(507, rel=0.01)
+    second_order = flop_of(FULL, [plain_request(FULL, "DPM2 Karras")])  # 49 evaluations, not 25
+    assert second_order / 1e12 == pytest.approx(986, rel=0.01)
+    once = flop_of(SMALL, [plain_request(SMALL, "DDIM")])
+    assert flop_of(SMALL, [plain_request(SMALL, "DDIM", seed) for seed in range(3)]) == 3 * once
+    work = count_work(SMALL, SMALL.side, SMALL.side)
+    fewer = flop_of(SMALL, [plain_request(SMALL, "DDIM")], vae_encodes=1)
+    assert once - fewer == work.vae_encode
+
+
+def test_the_full_networks_have_the_published_numbers_of_weights() -> None:
+    counted = parameters_of(make_networks(FULL, "meta", torch.float16))
+    assert counted["unet"] == pytest.approx(2.57e9, rel=0.005)
+    assert counted["controlnet"] == pytest.approx(1.25e9, rel=0.005)
+    assert counted["ip_adapter_attention"] == pytest.approx(0.34e9, rel=0.005)
+
+
+def test_figures_of_a_known_load() -> None:
+    price = Price("x", 3.6, "2026", "list")  # 0.001 a second
+    row = figures([2.0, 2.0, 4.0, 1.0, 2.0], 4, 8e12, Yardstick(16e12, price))
+    assert row["seconds_per_picture"] == {"median": 0.5, "min": 0.25, "max": 1.0, "runs": 5}
+    assert row["pictures_per_second"] == 2.0
+    assert row["tflop_per_second"] == 4.0
+    assert row["ceiling_share"] == 0.25
+    assert row["dollars_per_1000"] == pytest.approx(0.5)
+
+
+def test_a_device_without_a_price_costs_nothing_that_is_known(tmp_path: Path) -> None:
+    price = price_of("NVIDIA H200")
+    assert price is not None
+    assert price.date and price.source
+    assert price_of("CPU") is None
+    assert figures([1.0], 1, 1.0, Yardstick(1.0))["dollars_per_1000"] is None
+    broken = tmp_path / "prices.toml"
+    broken.write_text('[[price]]\nmatch = "H200"\ndollars = 3.29\n')
+    with pytest.raises(SetupError, match="no price"):
+        price_of("H200", broken)
+
+
+def test_the_error_is_relative_to_the_reference() -> None:
+    reference = torch.randn(1, 4, 8, 8)
+    assert error_of(reference * 1.01, reference)["decibels"] == pytest.approx(40, abs=0.01)
+    assert error_of(reference, reference) == {"relative": 0.0, "decibels": None}
+    with pytest.raises(SetupError):
+        error_of(reference[:, :2], reference)
+
+
+def test_runs_are_counted_after_the_warm_up() -> None:
+    calls: list[float] = []
+
+    def work() -> None:
+        calls.append(time.perf_counter())
+        time.sleep(0.2 if len(calls) == 1 else 0.01)
+
+    warm_ups, counted = timed_runs(work, "cpu", Deadline(1))
+    assert (len(warm_ups), len(counted), len(calls)) == (2, 5, 7)
+    assert warm_ups[0] >= 0.2 > max(counted)
+
+
+def test_too_few_runs_are_no_figure() -> None:
+    with pytest.raises(OutOfTimeError, match="were made"):
+        timed_runs(lambda: time.sleep(0.1), "cpu", Deadline(0.35 / 60))
+
+
+def test_failed_and_absent_rows_stay_with_their_reason() -> None:
+    def fail(error: Exception) -> dict[str, object]:
+        raise error
+
+    label = {"way": "ours"}
+    failed = attempt(label, lambda: fail(EngineError("too many rows\nat step 3")))
+    assert failed == {"way": "ours", "status": "failed", "reason": "EngineError: too many rows"}
+    absent = attempt(label, lambda: fail(AbsentError("no TensorRT")))
+    assert absent == {"way": "ours", "status": "absent", "reason": "no TensorRT"}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "category"),
+    [
+        ("nvjet_hsh_128x256_64x4_2x1_v_bz_coopA_TNT", "product"),
+        ("sm90_xmma_fprop_implicit_gemm_f16f16_f16f32_f32_nhwckrsc_nhwc", "product"),
+        ("triton_tem_fused_addmm_12", "product"),
+        ("void pytorch_flash::flash_fwd_kernel<Flash_fwd_kernel_traits>", "attention"),
+        ("void at::native::RowwiseMomentsCUDAKernel<c10::Half>", "norm"),
+        ("triton_red_fused_native_group_norm_3", "norm"),
+        ("triton_poi_fused_silu_7", "elementwise"),
+        ("void at::native::vectorized_elementwise_kernel<4, FillFunctor>", "elementwise"),
+        ("void cudnn::ops::nchwToNhwcKernel<__half>", "copy"),
+        ("Memcpy HtoD (Pinned -> Device)", "copy"),
+        ("ncclDevKernel", "other"),
+    ],
+)
+def test_kernels_are_told_apart_by_name(kernel: str, category: str) -> None:
+    assert category_of(kernel) == category
+
+
+def test_shares_of_kernels_and_of_nothing_add_up() -> None:
+    kernels = [("nvjet_a", 10, 0.4), ("triton_poi_b", 5, 0.2), ("flash_fwd", 2, 0.1)]
+    summary = summarize(kernels, wall=1.0, flop=1e12)
+    assert summary["shares"] == pytest.approx(
+        {"product": 0.4, "elementwise": 0.2, "attention": 0.1, "idle": 0.3}
+    )
+    assert summary["tflop_per_second_in_products_and_attention"] == pytest.approx(2.0)
+    assert [top["kernel"] for top in summary["top"]] == ["nvjet_a", "triton_poi_b", "flash_fwd"]
+
+
+def test_a_result_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = write_result(tmp_path, "eager", {"rows": []})
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        write_result(tmp_path, "eager", {"rows": [object()]})
+    with pytest.raises(TypeError):
+        write_whole(path, "no bytes")  # type: ignore[arg-type]
+    assert path.read_bytes() == before
+    assert json.loads(before) == {"step": "eager", "rows": []}
+    assert [file.name for file in tmp_path.iterdir()] == ["eager.json"]
+
+
+def test_the_mixed_load_is_mixed() -> None:
+    requests = mixed_requests(FULL)
+    assert len({request.sampler for request in requests}) >= 6
+    assert len({(request.width, request.height) for request in requests}) >= 3
+    assert len({request.steps for request in requests}) >= 2
+    assert {len(request.seeds) for request in requests} >= {1, 2, 4}
+    assert {request.halves for request in requests} == {1, 2}
