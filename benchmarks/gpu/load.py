@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from backdrop_server.plan import Plan
@@ -128,5 +129,5 @@ def make_inputs(
     return Inputs(**{name: torch.from_numpy(array).to(device) for name, array in arrays.items()})
 
 
-def _pixels(draw: np.random.Generator, height: int, width: int) -> np.ndarray:  # type: ignore[type-arg]
+def _pixels(draw: np.random.Generator, height: int, width: int) -> npt.NDArray[np.uint8]:
     return draw.integers(0, 256, (height, width, 3), dtype=np.uint8)

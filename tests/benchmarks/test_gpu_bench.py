@@ -214,7 +214,7 @@ def test_a_packed_copy_runs_by_itself_without_what_a_bare_machine_lacks(tmp_path
     places = [hidden, packed, packed / "client", packed / "export", packed / "server_ext"]
     environment = dict(os.environ) | {
         "PYTHONPATH": os.pathsep.join(map(str, places)),
-        "GIT_DIR": str(tmp_path / "none"),
+        "PATH": str(hidden),  # no git either
     }
     script = (
         "import sys; from benchmarks.gpu.__main__ import main\n"
