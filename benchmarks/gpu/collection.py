@@ -128,7 +128,9 @@ def _measure(arrays: Arrays, in_flight: int, rounds: int) -> tuple[list[float], 
 
     with tempfile.TemporaryDirectory() as folder:
         repository = write_repository(Path(folder), arrays)
-        settings = LaunchSettings(repository, 0, 0, 0, first_pictures=False)
+        settings = LaunchSettings(
+            repository, http_port=0, grpc_port=0, metrics_port=0, first_pictures=False
+        )
         try:
             server = TritonServer(settings, on_line=lambda line: None)
         except SetupError as error:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
+import numpy.typing as npt
 import torch
 
 from backdrop_server.stages import denoise
-from benchmarks.gpu.adapter import device_for_loop, for_loop, unet_for_loop
 from benchmarks.gpu.architecture import Architecture
-from benchmarks.gpu.graphs import Graphs
+from benchmarks.gpu.graphs import DENOISER, Graphs
 from benchmarks.gpu.load import Inputs, Request, make_inputs
 from benchmarks.gpu.samplers import Samplers
 
@@ -39,7 +40,6 @@ class Painter:
         self._row_limit = row_limit
         self._facts = architecture.facts()
         self._schedulers = Samplers()
-        self._unet = unet_for_loop(graphs, device)
 
     def inputs(self, request: Request) -> Inputs:
         """The request's inputs; made before a clock runs."""
@@ -84,20 +84,23 @@ class Painter:
             {"working_image": inputs.working_image[None], "mask": inputs.mask[None]}
         )
         encoded = denoise.Encoded(
-            prompt_embeds=for_loop(text["prompt_embeds"][0]),
-            pooled_prompt_embeds=for_loop(text["pooled_prompt_embeds"][0]),
-            image_embeds=for_loop(image["image_embeds"][0]),
-            image_moments=for_loop(moments["image_moments"][0]),
-            latent_mask=for_loop(inputs.latent_mask),
-            edges=for_loop(inputs.edges),
+            prompt_embeds=_on_host(text["prompt_embeds"][0]),
+            pooled_prompt_embeds=_on_host(text["pooled_prompt_embeds"][0]),
+            image_embeds=_on_host(image["image_embeds"][0]),
+            image_moments=_on_host(moments["image_moments"][0]),
+            latent_mask=_on_host(inputs.latent_mask),
+            edges=_on_host(inputs.edges),
         )
         return denoise.start(
             request.plan(),
             encoded,
             self._facts,
             self._schedulers,
-            **device_for_loop(self._device),
+            torch.device(self._device),
         )
+
+    def _unet(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self._graphs[DENOISER](batch)["noise_pred"]
 
     def _step(self, states: Sequence[denoise.State]) -> None:
         for group in denoise.group_by_size(states):
@@ -111,3 +114,9 @@ class Painter:
             raise FloatingPointError("the latents are not finite numbers")
         pixels = self._graphs["vae_decoder"]({"latents": latents[None]})["pixels"]
         return Painted(latents=latents, pixels=pixels[0])
+
+
+def _on_host(tensor: torch.Tensor) -> npt.NDArray[Any]:
+    """As Triton hands the encoders' answers to the loop."""
+    array: npt.NDArray[Any] = tensor.cpu().numpy()
+    return array
