@@ -9,6 +9,7 @@ requests to all, and compares the raw pictures with those of ONNX Runtime in FP3
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,15 +68,15 @@ def main(
     console.print(table, f"written: {path}")
 
 
-def paint(repository: Path) -> list[Picture]:
-    """The raw picture of each of ``REQUESTS`` from a real server, uint8 [H, W, 3]."""
+def paint(repository: Path, requests: Sequence[dict[str, Any]] = REQUESTS) -> list[Picture]:
+    """The raw picture of each of ``requests`` from a real server, uint8 [H, W, 3]."""
     settings = LaunchSettings(repository, http_port=0, grpc_port=0, metrics_port=0)
     with (
         TritonServer(settings) as server,
         grpcclient.InferenceServerClient(server.grpc_url) as client,
     ):
         return [
-            _paint(client, request) for request in track(REQUESTS, repository.name, console=console)
+            _paint(client, request) for request in track(requests, repository.name, console=console)
         ]
 
 

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from backdrop_export.engines import ENGINE_KINDS
 from benchmarks.conditions import RESULTS
 
 README = RESULTS.parents[1] / "README.md"
@@ -25,7 +26,14 @@ def numbers() -> str:
     batching = _read("batching-demo-openvino-fp32")
     tiny = _read("batching-tiny-openvino-fp32")
     engines = _read("engines-demo")
-    parts = [[_conditions(batching)], _engines(engines), _batching([batching, tiny]), [_REMARK]]
+    parts = [
+        [_conditions(batching)],
+        _engines(engines),
+        _batching([batching, tiny]),
+        [_REMARK],
+        _support(_read("precision-demo")),
+        _full_size(_read("full-size-export")),
+    ]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
@@ -75,6 +83,38 @@ def _engines(result: dict[str, Any]) -> list[str]:
     for name in names:
         cells = " | ".join(f"{rows[count][name]['median']:.0f}" for count in rows)
         lines.append(f"| {name} | {cells} |")
+    return lines
+
+
+def _support(result: dict[str, Any]) -> list[str]:
+    """What every engine kind has been through: its pictures compared, or not run and why."""
+    lines = [
+        "| engine | state | raw pictures against FP32, PSNR in dB |",
+        "|---|---|---|",
+    ]
+    for name in ENGINE_KINDS:
+        state, psnr = "run", ""
+        if name == result["reference"]:
+            psnr = "the reference"
+        elif name in result["psnr_db"]:
+            values = result["psnr_db"][name]
+            psnr = f"{min(values):.1f} to {max(values):.1f}"
+        elif name in result["absent"]:
+            state = f"built, not run: {result['absent'][name]}"
+        else:
+            state = "run in tests, pictures not measured"
+        lines.append(f"| {name} | {state} | {psnr} |")
+    return lines
+
+
+def _full_size(result: dict[str, Any]) -> list[str]:
+    lines = [
+        "| export of a full-size graph, FP16 | seconds | peak memory, GB | file, GB |",
+        "|---|---|---|---|",
+    ]
+    for graph, row in result["graphs"].items():
+        cells = f"{row['seconds']:.0f} | {row['peak_gb']:.1f} | {row['file_gb']:.2f}"
+        lines.append(f"| {graph} | {cells} |")
     return lines
 
 

@@ -9,6 +9,7 @@ import pytest
 import tomllib
 from benchmarks.readme import with_numbers
 
+from backdrop_export.engines import ENGINE_KINDS
 from backdrop_server.contract import NUMBERS, PUBLIC_INPUTS, SCHEDULERS, ReplaceOptions
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +36,21 @@ def test_every_field_is_in_the_table_with_its_default_and_range() -> None:
         assert f"{number.low:g} to {number.high:.15g}" in rows[name][2]
     assert rows["scheduler"][1] == defaults.scheduler
     assert rows["scheduler"][2] == ", ".join(SCHEDULERS)
+
+
+def test_every_engine_is_in_the_table_with_its_precisions() -> None:
+    text = (ROOT / "docs" / "engines.md").read_text()
+    rows = {cells[1].strip(" `"): cells[2] for cells in map(split, text.splitlines()) if cells[1:]}
+    for backend in {kind.backend for kind in ENGINE_KINDS.values()}:
+        made = [kind.precision.value for kind in ENGINE_KINDS.values() if kind.backend == backend]
+        assert rows[backend].strip() == ", ".join(made)
+    for name in ENGINE_KINDS:
+        assert f"| {name} | " in README
+
+
+def split(line: str) -> list[str]:
+    """Cells of a table's line; the line as it is otherwise."""
+    return line.split("|") if line.startswith("| `") else [line]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
