@@ -32,7 +32,7 @@ def conditions() -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "gpu": None,
+        "gpu": _gpu_name(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
     }
@@ -61,6 +61,12 @@ def _commit() -> str:
     except FileNotFoundError:  # no git on this machine
         return "unknown"
     return done.stdout.strip() or "unknown"
+
+
+def _gpu_name() -> str | None:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def _cpu_name() -> str:

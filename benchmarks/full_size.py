@@ -2,7 +2,7 @@
 
     python -m benchmarks.full_size --out build
 
-Makes the `sdxl-random` bundle (, 11 GB) when it is not there, exports its five graphs in
+Makes the `sdxl-random` bundle (11 GB) when it is not there, exports its five graphs in
 FP16, loads each in ONNX Runtime and compares it with torch, and checks it against TensorRT's list.
 """
 

@@ -53,8 +53,9 @@ def _conditions(result: dict[str, Any]) -> str:
     made = result["conditions"]
     packages = made["packages"]
     return (
-        f"Measured {made['date']} on {made['cores']} cores of {made['cpu']}, no GPU, demo bundle at "
-        f"256x256, tiny at 128x128, OpenVINO {packages['openvino'].split('-')[0]} and ONNX Runtime "
+        f"Measured {made['date']} on {made['cores']} cores of {made['cpu']}, "
+        f"{made['gpu'] or 'no GPU'}, demo bundle at 256x256, tiny at 128x128, "
+        f"OpenVINO {packages['openvino'].split('-')[0]} and ONNX Runtime "
         f"{packages['onnxruntime']}. On shared cores only the ratios count. GPU: not measured."
     )
 
@@ -102,7 +103,7 @@ def _support(result: dict[str, Any]) -> list[str]:
         elif name in result["absent"]:
             state = f"built, not run: {result['absent'][name]}"
         else:
-            state = "run in tests, pictures not measured"
+            state = "present, pictures not measured"
         lines.append(f"| {name} | {state} | {psnr} |")
     return lines
 

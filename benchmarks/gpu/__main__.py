@@ -40,7 +40,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default=Path(tempfile.gettempdir()) / "backdrop-gpu-bench",
         help="folder for engine files, too large to bring home",
     )
-    parser.add_argument("--repository", type=Path, help="what backdrop-export built for an engine")
+    parser.add_argument(
+        "--repository",
+        type=Path,
+        help="what backdrop-export built for an engine, or the folder that holds several such",
+    )
     parser.add_argument("--engine", help="engine of batching, mixed and profile; default: fastest")
     return parser.parse_args(arguments)
 

@@ -58,7 +58,7 @@ def mark_step() -> None:
 GUIDE = Compiler("inductor", "max-autotune", GUIDE_SETTINGS)
 LIGHT = Compiler("inductor", "reduce-overhead")
 """Without the search for the fastest kernels, which can outlast a step."""
-CAPTURE_ONLY = Compiler("aot_eager")
+CAPTURE_ONLY = Compiler("eager")
 """The graph is captured whole but no code is made: Inductor takes two minutes on two CPU cores."""
 
 

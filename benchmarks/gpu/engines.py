@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from backdrop_server.errors import BackdropError
+from backdrop_server.errors import BackdropError, SetupError
 from benchmarks.gpu.compilers import LIGHT, Compiler, compiler_for, mark_step
 from benchmarks.gpu.graphs import (
     DENOISER,
@@ -36,6 +37,10 @@ ROW_BUCKETS = (2, 4, 8, 16)
 """Rows that packages are built for and CUDA graphs are kept for."""
 
 
+BASELINES = ("torch", "compile")
+"""Our loop without an engine that the server has; they set a mark, and are no result of ours."""
+
+
 class AbsentError(Exception):
     """An engine that this machine has not; the text says what is missing."""
 
@@ -47,7 +52,7 @@ def load_graphs(engine: str, setup: Setup) -> Graphs:
 
 def shares_weights(engine: str) -> bool:
     """Whether the engine runs the reference's own weights, so that its error says something."""
-    return engine in ("torch", "compile", "aotinductor")
+    return engine in (*BASELINES, "aotinductor")
 
 
 def _torch(setup: Setup) -> Graphs:
@@ -151,20 +156,56 @@ def _aotinductor(setup: Setup) -> Graphs:
 
 # --- engines that an exported repository holds -----------------------------------------------------
 
+EXPORTED_KINDS = {
+    "onnxruntime-cuda": "onnxruntime",
+    "onnxruntime-tensorrt": "onnxruntime-tensorrt",
+    "tensorrt": "tensorrt",
+}
+"""What ``backdrop-export`` calls the engines that are loaded from a repository."""
 
-def _exported(
-    name: str, kind: str, needs: str, probe: Callable[[], bool]
-) -> Callable[[Setup], Graphs]:
-    """A loader of the engine that ``load_engine`` calls ``kind``."""
+
+def find_repository(given: Path | None, engine: str, precision: str) -> Path | None:
+    """The repository for ``engine``: the folder ``given`` or one in it; None when there is none.
+
+    Raises SetupError when there are several.
+    """
+    if given is None or engine not in EXPORTED_KINDS:
+        return None
+    wanted = {"engine": EXPORTED_KINDS[engine], "precision": precision}
+    found = [
+        folder
+        for folder in (given, *sorted(given.glob(f"*-{wanted['engine']}-{precision}")))
+        if wanted.items() <= _manifest(folder).items()  # the name may end in a longer kind's
+    ]
+    if len(found) > 1:
+        names = ", ".join(folder.name for folder in found)
+        raise SetupError(f"{given} holds several repositories for {engine}: {names}; give one")
+    return found[0] if found else None
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return content
+
+
+def _exported(name: str, needs: str, probe: Callable[[], bool]) -> Callable[[Setup], Graphs]:
+    """A loader of an engine of EXPORTED_KINDS."""
+    kind = EXPORTED_KINDS[name]
 
     def load(setup: Setup) -> Graphs:
         if setup.device != "cuda":
             raise AbsentError(f"{name} runs on a CUDA device; this run is on the {setup.device}")
         if not probe():
             raise AbsentError(f"{needs} is not installed on this machine")
-        if setup.repository is None:
-            raise AbsentError(f"no repository that was exported for {name} is given (--repository)")
-        root = setup.repository
+        root = find_repository(setup.repository, name, setup.precision)
+        if root is None:
+            where = (
+                "is given (--repository)" if not setup.repository else f"is in {setup.repository}"
+            )
+            raise AbsentError(
+                f"no repository that was exported for {kind}-{setup.precision} {where}"
+            )
         paths = {graph: root / graph / "1" / "model" for graph in ENCODERS}
         paths[DENOISER] = root / "denoise" / "1" / DENOISER
         return {graph: _engine(kind, path, setup) for graph, path in paths.items()}
@@ -236,16 +277,16 @@ _LOADERS: dict[str, Callable[[Setup], Graphs]] = {
     "aotinductor": _aotinductor,
     "onnxruntime-cuda": _exported(
         "onnxruntime-cuda",
-        "onnxruntime",
         "an onnxruntime with the CUDA provider",
         _has_provider("CUDAExecutionProvider"),
     ),
     "onnxruntime-tensorrt": _exported(
         "onnxruntime-tensorrt",
-        "onnxruntime-tensorrt",
         "an onnxruntime with the TensorRT provider",
         _has_provider("TensorrtExecutionProvider"),
     ),
-    "tensorrt": _exported("tensorrt", "tensorrt", "TensorRT", _has_tensorrt),
+    "tensorrt": _exported("tensorrt", "TensorRT", _has_tensorrt),
 }
 ENGINES = tuple(_LOADERS)
+SERVED = tuple(engine for engine in ENGINES if engine not in BASELINES)
+"""The engines that the server has."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from benchmarks.gpu.engines import SERVED
 from benchmarks.gpu.results import read_result, write_whole
 from benchmarks.gpu.rows import Row
 
@@ -86,28 +88,33 @@ def print_rows(step: str, content: dict[str, Any]) -> None:
 
 
 def ratios(rows: Sequence[Row]) -> dict[str, float]:
-    """How our fastest engine stands, where both sides of a ratio were measured."""
+    """How the server's engines stand, where both sides of a ratio were measured.
+
+    Against the rivals the fastest one; in saturation each against itself.
+    """
     found: dict[str, float] = {}
     for sampler in sorted({str(row.get("sampler")) for row in rows}):
         single = {"sampler": sampler, "in_flight": 1}
-        ours = _fastest(rows, "ours", **single)
+        alone = {engine: _fastest(rows, f"ours {engine}$", **single) for engine in SERVED}
+        ours = min((seconds for seconds in alone.values() if seconds), default=None)
         for rival in ("diffusers eager", "diffusers torch.compile"):
             theirs = _fastest(rows, rival, **single)
             if ours and theirs:
                 found[f"{sampler}, one in flight: ours over {rival}"] = theirs / ours
-        eight = _fastest(rows, "ours", sampler=sampler, in_flight=8)
-        if ours and eight:
-            found[f"{sampler}: ours with 8 in flight over ours with one"] = ours / eight
+        for engine, one in alone.items():
+            eight = _fastest(rows, f"ours {engine}$", sampler=sampler, in_flight=8)
+            if one and eight:
+                found[f"{sampler}: {engine} with 8 in flight over itself with one"] = one / eight
     return found
 
 
 def _fastest(rows: Sequence[Row], way: str, **wanted: object) -> float | None:
-    """Least seconds a picture of the rows whose way begins with ``way``."""
+    """Least seconds a picture of the rows whose way begins with the pattern ``way``."""
     seconds = [
         row["seconds_per_picture"]["median"]
         for row in rows
         if row["status"] == "ok"
-        and row["way"].startswith(way)
+        and re.match(way, row["way"])
         and "seconds_per_picture" in row
         and all(row.get(key) == value for key, value in wanted.items())
     ]

@@ -63,7 +63,7 @@ def timed_row(bench: Bench, paint: Callable[[], object], pictures: int, flop: fl
     """Time ``paint``, which makes ``pictures`` pictures that need ``flop`` together."""
     device = bench.setup.device
     reset_peak_memory(device)
-    warm_ups, counted = timed_runs(paint, device, bench.deadline)
+    warm_ups, counted = timed_runs(paint, device, bench.deadline, *bench.setup.runs)
     row = figures(counted, pictures, flop, bench.yardstick)
     return row | {"warm_up_seconds": warm_ups, "memory": peak_memory(device)}
 

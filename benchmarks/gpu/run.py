@@ -16,6 +16,7 @@ import torch
 
 from backdrop_server.errors import SetupError
 from benchmarks.gpu.architecture import architecture_named
+from benchmarks.gpu.engines import find_repository
 from benchmarks.gpu.report import print_rows, write_report
 from benchmarks.gpu.results import gpu_conditions, read_result, write_result
 from benchmarks.gpu.rows import Row
@@ -88,26 +89,36 @@ def _attempts(out: Path, name: str) -> int:
     return int((read_result(out, name) or {}).get("attempts", 0))
 
 
-def remaining(out: Path) -> list[str]:
-    """Steps without a result, and those that were ended half way and may get further."""
+def remaining(given: argparse.Namespace) -> list[str]:
+    """Steps without a result, those that were ended half way, those that lacked a repository."""
     names = []
     for name in STEPS:
-        result = read_result(out, name)
-        if result is None or (result.get("incomplete") and result["attempts"] < ATTEMPTS):
+        result = read_result(given.out, name)
+        stopped = result and result.get("incomplete") and result["attempts"] < ATTEMPTS
+        if result is None or stopped or _has_a_repository_now(given, name, result):
             names.append(name)
     return names
 
 
+def _has_a_repository_now(given: argparse.Namespace, name: str, result: Content) -> bool:
+    """Whether a step whose rows are all absent was run without the repository there now is for it."""
+    rows, engine = result["rows"], name.removeprefix("ours-")
+    if not rows or any(row["status"] != "absent" for row in rows):
+        return False
+    found = find_repository(given.repository, engine, given.precision)
+    return found is not None and result.get("repository") != str(found.resolve())
+
+
 def _run_all(given: argparse.Namespace) -> int:
     end = time.monotonic() + given.minutes * 60
-    for index, name in enumerate(remaining(given.out)):
+    for index, name in enumerate(remaining(given)):
         left = (end - time.monotonic()) / 60
         enough = STEPS[name].minutes if given.size == "full" else 0.0
         if index > 0 and left < enough:  # the first always gets its chance
             break
         print(f"--- {name}: {STEPS[name].what} ({left:.1f} minutes left)", flush=True)
         _run_apart(given, name, left)
-    left_over = remaining(given.out)
+    left_over = remaining(given)
     print(f"written: {write_report(given.out)}")
     if left_over:
         print(f"steps that remain: {', '.join(left_over)}; run the same command again")

@@ -11,6 +11,10 @@ from torch import nn
 from benchmarks.gpu.architecture import Architecture
 from benchmarks.gpu.graphs import graph_modules
 from benchmarks.gpu.networks import PRECISIONS, Networks, make_networks
+from benchmarks.gpu.timing import RUNS, WARM_UPS
+
+SMALL_RUNS = (1, 2)
+"""At the small size, whose figures say nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Setup:
     work: Path
     """Engine files, too large to bring home; they outlast a step."""
     repository: Path | None = None
-    """A repository that ``backdrop-export`` built, for the engines that need one."""
+    """What ``backdrop-export`` built for an engine, or the folder that holds several such."""
     engine: str | None = None
     """The engine that ``batching``, ``mixed`` and ``profile`` take; None: the fastest so far."""
 
@@ -34,6 +38,11 @@ class Setup:
     def is_full(self) -> bool:
         """Whether figures of this size mean anything."""
         return self.architecture.name == "full"
+
+    @property
+    def runs(self) -> tuple[int, int]:
+        """Warm-up runs and counted ones."""
+        return (WARM_UPS, RUNS) if self.is_full else SMALL_RUNS
 
     @property
     def dtype(self) -> torch.dtype:

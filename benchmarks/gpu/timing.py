@@ -51,14 +51,18 @@ def seconds_of(run: Callable[[], object], device: str) -> float:
 
 
 def timed_runs(
-    run: Callable[[], object], device: str, deadline: Deadline, runs: int = RUNS
+    run: Callable[[], object],
+    device: str,
+    deadline: Deadline,
+    warm_up_runs: int = WARM_UPS,
+    runs: int = RUNS,
 ) -> tuple[list[float], list[float]]:
     """Seconds of the warm-ups, which hold what is compiled at first use, and of the counted runs.
 
     Raises OutOfTimeError as soon as ``runs`` runs will not fit any more.
     """
     warm_ups = []
-    for _ in range(WARM_UPS):
+    for _ in range(warm_up_runs):
         deadline.require(0, "the warm-up")
         warm_ups.append(seconds_of(run, device))
     counted: list[float] = []

@@ -11,8 +11,10 @@ import torch
 from benchmarks.gpu.compilers import Compiler, compiler_for
 from benchmarks.gpu.engines import (
     ENGINES,
+    SERVED,
     AbsentError,
     build_package,
+    find_repository,
     load_graphs,
     missing_packages,
     shares_weights,
@@ -108,7 +110,13 @@ def ours(bench: Bench, engine: str) -> Content:
     rows = bench.rows(
         functools.partial(_ours_row, bench, painter, engine, request, 1) for request in requests
     )
-    return {"engine": engine, "row_limit": ROW_LIMIT, "rows": rows}
+    repository = find_repository(bench.setup.repository, engine, bench.setup.precision)
+    return {
+        "engine": engine,
+        "row_limit": ROW_LIMIT,
+        "repository": repository and str(repository.resolve()),
+        "rows": rows,
+    }
 
 
 def batching(bench: Bench) -> Content:
@@ -190,14 +198,14 @@ def build_packages(bench: Bench) -> Content:
 
 
 def chosen_engine(bench: Bench) -> str:
-    """The engine that was asked for, else the fastest that ``ours-*`` results have, else torch."""
+    """The engine that was asked for, else the server's fastest in ``ours-*`` results, else torch."""
     setup = bench.setup
     if setup.engine is not None:
         if setup.engine not in ENGINES:
             raise AbsentError(f"there is no engine {setup.engine!r}; engines: {', '.join(ENGINES)}")
         return setup.engine
     seconds = {}
-    for engine in ENGINES:
+    for engine in SERVED:
         rows = (read_result(setup.out, f"ours-{engine}") or {}).get("rows", [])
         found = [r["seconds_per_picture"]["median"] for r in rows if r["status"] == "ok"]
         if found:

@@ -11,13 +11,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from backdrop_server.stages.schedulers import prepare_timesteps
 from benchmarks.gpu.architecture import Architecture
 from benchmarks.gpu.graphs import DENOISER, graph_modules
 from benchmarks.gpu.load import Request
-from benchmarks.gpu.networks import make_networks
+from benchmarks.gpu.networks import Networks, make_networks
 from benchmarks.gpu.samplers import Samplers
 
 
@@ -37,8 +38,7 @@ class Work:
 @functools.cache
 def count_work(architecture: Architecture, width: int, height: int) -> Work:
     """Count the graphs of ``architecture`` at a picture size."""
-    networks = make_networks(architecture, "meta", torch.float32)
-    modules = graph_modules(networks, architecture)
+    networks, modules = _networks(architecture)
     # The counter looks for hooks by module; the two halves of the denoiser are counted apart.
     controlnet = _count(networks.controlnet, **_controlnet_inputs(architecture, width, height))
     denoiser = _count(modules[DENOISER], *_denoiser_inputs(architecture, width, height))
@@ -52,6 +52,12 @@ def count_work(architecture: Architecture, width: int, height: int) -> Work:
         ),
         image_encoder=_count(modules["image_encoder"], _reference(architecture)),
     )
+
+
+@functools.cache
+def _networks(architecture: Architecture) -> tuple[Networks, dict[str, nn.Module]]:
+    networks = make_networks(architecture, "meta", torch.float32)
+    return networks, graph_modules(networks, architecture)
 
 
 def flop_of(architecture: Architecture, requests: Iterable[Request], vae_encodes: int = 2) -> float:

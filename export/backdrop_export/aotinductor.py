@@ -53,18 +53,21 @@ def build_package(
     precision: Precision,
     limits: EngineLimits,
     grid: Grid = Grid(),  # noqa: B008 - frozen
+    computes_in: Precision | None = None,
 ) -> Path:
     """Compile ``module`` to ``target`` (``.pt2``), with its limits beside it, and return the path.
 
     ``examples``: FP32 inputs by name in the module's order, at least 2 in every axis that varies.
-    The package takes and gives FP32; casts are inside. ``device``: ``cpu`` or ``cuda``. The module
-    is used up: typed, fused and moved, for a second one may not fit into memory. Raises
+    The package takes and gives FP32; casts are inside. ``device``: ``cpu`` or ``cuda``.
+    ``computes_in``: for a module that the engine's ``precision`` is too coarse for. The module is
+    used up: typed, fused and moved, for a second one may not fit into memory. Raises
     SetupError for a precision that torch does not compile for, and for a module whose sizes
     cannot vary within ``limits``.
     """
     if precision not in _DTYPES:
         raise SetupError(f"aotinductor compiles fp32, fp16 and bf16, not {precision.value}")
-    ready = _Typed(module, tuple(examples), _DTYPES[precision]).to(device).eval()
+    dtype = _DTYPES[computes_in or precision]
+    ready = _Typed(module, tuple(examples), dtype).to(device).eval()
     with torch.inference_mode(False), torch.no_grad():
         _prepare(ready, device)
         inputs = tuple(tensor.to(device) for tensor in examples.values())

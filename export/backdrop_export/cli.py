@@ -137,3 +137,7 @@ def main() -> None:
     except BackdropError as error:
         sys.stderr.write(f"backdrop-export: {error}\n")
         sys.exit(1)
+    except OSError as error:  # a full disk, a folder that may not be written
+        place = f" {error.filename}" if error.filename else ""
+        sys.stderr.write(f"backdrop-export: cannot read or write{place}: {error.strerror}\n")
+        sys.exit(1)

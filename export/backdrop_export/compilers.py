@@ -15,13 +15,16 @@ from backdrop_export.external_data import graph_files
 from backdrop_export.onnx_graphs import export_graphs, graphs_folder
 from backdrop_export.reporting import Report
 from backdrop_export.samples import Size
-from backdrop_server.plan import EngineLimits
+from backdrop_server.plan import EngineLimits, Precision
+from backdrop_server.stages.pictures import WORKING_MULTIPLE
 from backdrop_server.stages.working_sizes import working_sizes
 
 _ROW_BUCKETS = (2, 4, 8, 16)
 """Rows of the denoiser that TensorRT and AOTInductor are built for; one row is padded to two."""
 _ENCODER_ROWS = 8
 """As ``max_batch_size`` of the plain graphs' models."""
+_MOST_CHECKED_ROWS = 3
+_VAE_GRAPHS = ("vae_encoder", "vae_decoder")
 _CALIBRATION_REQUESTS = 3
 _TIMINGS = "tensorrt-timing.cache"
 
@@ -50,18 +53,29 @@ def compile_engine(kind: EngineKind, source: Source, target: Path) -> None:
     makers[kind.backend](kind, source, target)
 
 
+def max_batch_size(kind: EngineKind) -> int | None:
+    """What the plain graphs' models must declare for ``kind``; None: what they do already.
+
+    The ensemble's batch is one request, and TensorRT reserves memory for the most rows.
+    """
+    return 1 if kind.backend in ("tensorrt", "onnxruntime-tensorrt") else None
+
+
+def latent_sizes(native_pixels: int, vae_scale_factor: int) -> tuple[tuple[int, int], ...]:
+    """Latent height and width of every working size."""
+    sizes = working_sizes(native_pixels)
+    return tuple((h // vae_scale_factor, w // vae_scale_factor) for w, h in sizes)
+
+
 def limits_of(kind: EngineKind, source: Source) -> EngineLimits:
     """Rows and sizes that the engine is built for: all that the server can ask of it."""
     facts = source.bundle.facts()
-    sizes = working_sizes(facts.native_pixels)
-    factor = facts.vae_scale_factor
     limits = EngineLimits(
         kind.backend,
         kind.precision,
         builder="",
-        max_rows=_ENCODER_ROWS,
-        widths=(min(w for w, _ in sizes) // factor, max(w for w, _ in sizes) // factor),
-        heights=(min(h for _, h in sizes) // factor, max(h for _, h in sizes) // factor),
+        max_rows=max_batch_size(kind) or _ENCODER_ROWS,
+        sizes=latent_sizes(facts.native_pixels, facts.vae_scale_factor),
     )
     padded = source.graph == DENOISER or kind.backend == "aotinductor"
     if not padded:  # Triton's own backends pad nothing
@@ -73,13 +87,21 @@ def limits_of(kind: EngineKind, source: Source) -> EngineLimits:
 
 
 def check_sizes(kind: EngineKind, source: Source) -> tuple[Size, ...] | None:
-    """Sizes within the limits to compare the engine at; None: it takes any."""
+    """Sizes within the limits to compare the engine at; None: it takes any.
+
+    The widest and the tallest whose sides are both more than one unit of 64 pixels, where there are
+    such: torch.export takes a size of one for fixed, and a comparison there would prove nothing.
+    """
     if kind.backend in ("onnxruntime", "openvino"):
         return None
     limits, factor = limits_of(kind, source), source.bundle.facts().vae_scale_factor
-    (low, high), (narrow, _) = limits.heights or (1, 1), limits.widths or (1, 1)
-    del high  # the largest pictures take minutes on a CPU
-    return (Size(1, low * factor, narrow * factor), Size(3, low * factor, narrow * factor))
+    roomy = [size for size in limits.sizes if min(size) * factor > WORKING_MULTIPLE]
+    by_aspect = sorted(roomy or limits.sizes, key=lambda size: size[1] / size[0])
+    most = min(_MOST_CHECKED_ROWS, limits.max_rows)
+    return tuple(
+        Size(rows, height * factor, width * factor)
+        for rows, (height, width) in zip((1, most), (by_aspect[-1], by_aspect[0]), strict=True)
+    )
 
 
 def _open_sizes(source: Source) -> dict[str, int]:
@@ -115,7 +137,16 @@ def _onnxruntime_tensorrt(kind: EngineKind, source: Source, target: Path) -> Non
 
     _onnxruntime(kind, source, target)
     limits = dataclasses.replace(limits_of(kind, source), builder="onnxruntime")
-    write_profile(source.onnx, target, limits, sizes=_open_sizes(source))
+    channels = _vae_channels(source)
+    write_profile(source.onnx, target, limits, sizes=_open_sizes(source), vae_channels=channels)
+    target.with_suffix(".json").write_text(limits.to_json(), encoding="utf-8")
+
+
+def _vae_channels(source: Source) -> int | None:
+    """Channels at the picture's size: the decoder enlarges before it gives up its second level's."""
+    if source.graph not in _VAE_GRAPHS:
+        return None
+    return int(max(source.bundle.config("vae/config.json")["block_out_channels"][:2]))
 
 
 def _openvino(kind: EngineKind, source: Source, target: Path) -> None:
@@ -193,18 +224,44 @@ def _aotinductor(kind: EngineKind, source: Source, target: Path) -> None:
     from backdrop_export.aotinductor import build_package, builder
     from backdrop_export.loading import load_graph
     from backdrop_export.samples import graph_outputs, sample_inputs
+    from backdrop_export.tensorrt_plans import limits_on_gpu
 
     sizes = check_sizes(kind, source) or ()
+    limits = dataclasses.replace(limits_of(kind, source), builder=builder())
+    on_gpu = torch.cuda.is_available()
     inputs = sample_inputs(source.bundle, source.graph, dataclasses.replace(sizes[0], batch=2))
     build_package(
         load_graph(source.bundle, source.graph),
         {name: torch.from_numpy(array) for name, array in inputs.items()},
         [tensor.name for tensor in graph_outputs(source.graph)],
         target.with_suffix(".pt2"),
-        "cuda" if torch.cuda.is_available() else "cpu",
+        "cuda" if on_gpu else "cpu",
         kind.precision,
-        dataclasses.replace(limits_of(kind, source), builder=builder()),
+        limits_on_gpu(limits) if on_gpu else limits,
+        computes_in=_computes_in(kind, source),
     )
+
+
+def _computes_in(kind: EngineKind, source: Source) -> Precision:
+    """As ``loading.load_vae``: a VAE that its configuration wants upcast stays in FP32."""
+    upcast = source.graph in _VAE_GRAPHS and source.bundle.config("vae/config.json").get(
+        "force_upcast", True
+    )
+    return Precision.FP32 if upcast else kind.precision
+
+
+def optimization_profiles(kind: EngineKind, source: Source) -> int:
+    """Of the engine of ``source``: what Triton's own backend must be told to use all of.
+
+    It runs the first only, unless ``instance_group.profile`` names them: "0", "1" and so on.
+    """
+    if kind.backend != "tensorrt":
+        return 1
+    from backdrop_export.dimensions import Grid
+    from backdrop_export.tensorrt_plans import input_dims, profiles
+
+    dims, sizes = input_dims(source.onnx), _open_sizes(source)
+    return len(profiles(dims, limits_of(kind, source), Grid(), sizes))
 
 
 @functools.cache

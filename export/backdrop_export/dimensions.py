@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from backdrop_server.contract import NUMBERS
 from backdrop_server.plan import EngineLimits
@@ -60,6 +60,52 @@ class Span:
     low: int
     best: int
     high: int
+
+
+LatentSize = tuple[int, int]
+"""Height and width."""
+_BAND_EXCESS = 1.25
+"""A band's box is at most this many times as large as the largest of all sizes: what is reserved
+for sizes that never come. SDXL's sizes fall into five bands of at most 1.41 times its pixels; in
+four, the scores of the VAE's attention for four samples would pass TensorRT's limit."""
+
+
+def bands(sizes: Sequence[LatentSize]) -> list[tuple[LatentSize, ...]]:
+    """``sizes`` in groups of neighbouring aspect, as few as keep each group's box small.
+
+    A box reaches from the smallest to the largest of each side. All working sizes have about the
+    same area, so that one box around all of them has four times as much as any. Without sizes
+    there is one band without limits.
+    """
+    largest = max((height * width for height, width in sizes), default=0)
+    found: list[tuple[LatentSize, ...]] = []
+    for size in sorted(sizes, key=lambda size: (size[1] / size[0], size)):
+        wider = (*found[-1], size) if found else (size,)
+        if found and _box(wider) <= _BAND_EXCESS * largest:
+            found[-1] = wider
+        else:
+            found.append((size,))
+    return found or [()]
+
+
+def _box(sizes: Sequence[LatentSize]) -> int:
+    return max(height for height, _ in sizes) * max(width for _, width in sizes)
+
+
+def largest_vae_tensor(shapes: Mapping[str, Sequence[int]], channels: int, grid: Grid) -> int:
+    """Elements of a VAE's largest tensor for inputs of ``shapes``.
+
+    It has ``channels`` at the picture's size, or it is the scores of the attention, which has one
+    head over all latents: too wide for any fused kernel, so it is a tensor of its own.
+    """
+    given = {axis: shape[i] for name, shape in shapes.items() for i, axis in axes_of(name).items()}
+    area = grid.pixels_per_latent**2
+    if Axis.LATENT_HEIGHT in given:
+        latents = given[Axis.LATENT_HEIGHT] * given[Axis.LATENT_WIDTH]
+    else:
+        latents = given[Axis.PICTURE_HEIGHT] * given[Axis.PICTURE_WIDTH] // area
+    pictures = given[Axis.ROWS] * given.get(Axis.SAMPLES, 1)
+    return pictures * max(channels * latents * area, latents**2)
 
 
 def spans(limits: EngineLimits, grid: Grid, largest_side: int) -> dict[Axis, Span]:

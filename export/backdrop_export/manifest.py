@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -14,7 +15,10 @@ from backdrop_export.folders import write_atomically
 from backdrop_server import contract
 
 MANIFEST = "manifest.json"
-LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "openvino", "numpy")
+LIBRARIES = (
+    *("torch", "diffusers", "transformers", "onnx", "onnxruntime", "onnxruntime-gpu"),
+    *("openvino", "numpy", "nvidia-modelopt", "tensorrt"),
+)
 
 
 def hash_file(path: Path) -> str:
@@ -51,8 +55,23 @@ def code_version() -> str:
 
 @functools.cache
 def library_versions() -> dict[str, str]:
-    """Installed versions of the libraries that shape a graph."""
-    return {name: importlib.metadata.version(name) for name in LIBRARIES}
+    """Versions of the libraries that shape a graph or an engine, of those that are installed."""
+    found = {}
+    for name in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+@functools.cache
+def device_name() -> str:
+    """The CUDA device that engines are built on, with its capability; ``cpu`` where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    major, minor = torch.cuda.get_device_capability()
+    return f"{torch.cuda.get_device_name()} {major}.{minor}"
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

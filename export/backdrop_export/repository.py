@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 from backdrop_export.bundles import DENOISER, GRAPH_FOLDERS, SCHEDULER, Bundle
-from backdrop_export.compilers import Source, check_sizes, compile_engine, engine_file_name
+from backdrop_export.compilers import (
+    Source,
+    check_sizes,
+    compile_engine,
+    engine_file_name,
+    max_batch_size,
+    optimization_profiles,
+)
 from backdrop_export.engines import (
     DEFAULT_ENGINE,
     QUANTIZED,
     EngineKind,
     engine_kind,
+    kind_for_graph,
     load_network,
     why_absent,
 )
 from backdrop_export.folders import replaced_folder
 from backdrop_export.manifest import (
     code_version,
+    device_name,
     files_match,
     hash_files,
     library_versions,
@@ -31,6 +41,7 @@ from backdrop_export.reporting import Report
 from backdrop_export.samples import ENCODERS
 from backdrop_server.errors import SetupError
 
+_BATCH_LINE = re.compile(r"^max_batch_size: \d+$", re.MULTILINE)
 DECLARATIONS = Path(__file__).resolve().parents[2] / "model_repository"
 
 
@@ -91,6 +102,7 @@ def _repository_key(bundle: Bundle, kind: EngineKind, declarations: Path) -> dic
         "libraries": library_versions(),
         "engine": kind.backend,
         "precision": kind.precision.value,
+        "device": device_name() if kind.is_built_for_a_device else None,
     }
 
 
@@ -146,37 +158,44 @@ class _Builder:
         version = self.folder / model / "1"
         version.mkdir(parents=True, exist_ok=True)
         source = Source(self.bundle, graph, self.graphs / f"{graph}.onnx")
-        compile_engine(self.kind, source, version / stem)
-        self._verify(source, version / stem)
-        lines = _parameter("precision", self.kind.precision.value)
+        kind = kind_for_graph(self.kind, self.bundle, graph)
+        compile_engine(kind, source, version / stem)
+        self._verify(kind, source, version / stem)
+        lines = _parameter("precision", kind.precision.value)
         if graph == DENOISER:
             lines = _parameter("engine", self.kind.backend) + lines
         else:
-            lines = self._backend_lines(version / stem) + lines
+            lines = self._backend_lines(source, version / stem) + lines
         config = self.folder / model / "config.pbtxt"
-        config.write_text(config.read_text(encoding="utf-8").rstrip("\n") + "\n" + lines)
+        text = config.read_text(encoding="utf-8")
+        if (most := max_batch_size(kind)) is not None and graph != DENOISER:
+            text = _BATCH_LINE.sub(f"max_batch_size: {most}", text)
+        config.write_text(text.rstrip("\n") + "\n" + lines, encoding="utf-8")
 
-    def _backend_lines(self, engine: Path) -> str:
+    def _backend_lines(self, source: Source, engine: Path) -> str:
         """What tells Triton how to run a plain graph."""
         lines = f'backend: "{self.kind.triton_backend}"\n'
         if file := engine_file_name(self.kind, engine):
             lines += f'default_model_filename: "{file}"\n'
+        if (count := optimization_profiles(self.kind, source)) > 1:
+            names = ", ".join(f'"{number}"' for number in range(count))
+            lines += f"instance_group [ {{ profile: [ {names} ] }} ]\n"
         if self.kind.triton_backend != self.kind.backend:
             lines += _parameter("engine", self.kind.backend)
         return lines
 
-    def _verify(self, source: Source, engine: Path) -> None:
-        quantized = source.graph == DENOISER and self.kind.precision in QUANTIZED
-        if self.kind.backend.startswith("onnxruntime") and not quantized:
+    def _verify(self, kind: EngineKind, source: Source, engine: Path) -> None:
+        quantized = source.graph == DENOISER and kind.precision in QUANTIZED
+        if kind.backend == "onnxruntime" and not quantized:
             return  # the very file that was compared when it was written
         from backdrop_export.loading import load_graph
         from backdrop_export.verification import compare, expected_answers
 
         module = load_graph(self.bundle, source.graph)
-        sizes = check_sizes(self.kind, source)
+        sizes = check_sizes(kind, source)
         expected = expected_answers(self.bundle, source.graph, module, sizes)
         del module  # beside the engine it would be twice the weights
-        found = compare(source.graph, expected, load_network(self.kind, engine), self.kind)
+        found = compare(source.graph, expected, load_network(kind, engine), kind)
         rows = [dataclasses.asdict(difference) for difference in found]
         self.differences += rows
         self.report.differences(rows)

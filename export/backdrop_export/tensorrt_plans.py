@@ -12,13 +12,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from backdrop_export.dimensions import Axis, Grid, Span, axes_of, spans
+from backdrop_export.dimensions import (
+    Axis,
+    Grid,
+    Span,
+    axes_of,
+    bands,
+    largest_vae_tensor,
+    spans,
+)
 from backdrop_server.errors import SetupError
 from backdrop_server.plan import EngineLimits, Precision, tensorrt_plan_stem
 
 LARGEST_SIDE = 256
 """Latents, where the limits name none."""
 WORKSPACE_BYTES = 16 << 30
+MAX_ELEMENTS = 2**31 - 1
+"""Of one tensor, in TensorRT."""
 
 Shape = tuple[int, ...]
 
@@ -39,16 +49,20 @@ def builder() -> str:
 
 def limits_here(limits: EngineLimits) -> EngineLimits:
     """``limits`` with this machine's TensorRT and GPU; SetupError where one is missing."""
+    return dataclasses.replace(limits_on_gpu(limits), builder=builder())
+
+
+def limits_on_gpu(limits: EngineLimits) -> EngineLimits:
+    """``limits`` with this machine's GPU; SetupError where there is none."""
     import torch
 
     if not torch.cuda.is_available():
         raise SetupError(
-            "a TensorRT plan is built on the GPU that runs it; there is no CUDA device"
+            f"a file of {limits.engine} is built on the GPU that runs it; there is no CUDA device"
         )
     major, minor = torch.cuda.get_device_capability()
     return dataclasses.replace(
         limits,
-        builder=builder(),
         gpu=torch.cuda.get_device_name(),
         compute_capability=f"{major}.{minor}",
     )
@@ -145,14 +159,19 @@ def profiles(
     grid: Grid,
     sizes: Mapping[str, int],
 ) -> list[Profile]:
-    """One profile for each bucket of rows, or one over all rows, with all sides in each.
+    """One profile for each band of sizes and each bucket of rows, or over all rows.
 
-    A bucket's profile has exactly its rows, so that its kernels are tuned for them. Raises
-    SetupError naming a size that varies in the graph and follows from nothing known.
+    A bucket's profile has exactly its rows, so that its kernels are tuned for them; a band's has
+    the sides of its own sizes, since a plan reserves memory for its largest profile. A graph
+    without sides needs no bands. Raises SetupError naming a size that varies in the graph and
+    follows from nothing known.
     """
-    given = spans(limits, grid, LARGEST_SIDE)
-    rows = [Span(bucket, bucket, bucket) for bucket in limits.row_buckets] or [given[Axis.ROWS]]
-    return [_profile(dims, given | {Axis.ROWS: span}, sizes) for span in rows]
+    found = []
+    for band in bands(limits.sizes):
+        given = spans(dataclasses.replace(limits, sizes=band), grid, LARGEST_SIDE)
+        rows = [Span(count, count, count) for count in limits.row_buckets] or [given[Axis.ROWS]]
+        found += [_profile(dims, given | {Axis.ROWS: span}, sizes) for span in rows]
+    return [profile for index, profile in enumerate(found) if profile not in found[:index]]
 
 
 def _profile(
@@ -201,14 +220,18 @@ def write_profile(
     limits: EngineLimits,
     grid: Grid = Grid(),  # noqa: B008 - frozen
     sizes: Mapping[str, int] | None = None,
-) -> Path:
+    vae_channels: int | None = None,
+) -> Path | None:
     """Write ``target``'s ``.profile``: what ONNX Runtime's TensorRT provider builds its engine for.
 
-    Three lines, of one profile over all rows and sizes. Without it the provider builds for the
-    shapes that come, again for each that is outside of those before.
+    Three lines, of one profile over all rows and sizes: the provider never leaves the first of
+    several (microsoft/onnxruntime#31624). ``vae_channels``: of a VAE at the picture's size. None
+    and no file where such a profile holds a tensor that is too large for TensorRT.
     """
-    whole = dataclasses.replace(limits, row_buckets=())
-    (profile,) = profiles(input_dims(graph), whole, grid, sizes or {})
+    given = spans(limits, grid, LARGEST_SIDE)
+    profile = _profile(input_dims(graph), given, sizes or {})
+    if vae_channels and largest_vae_tensor(profile.high, vae_channels, grid) > MAX_ELEMENTS:
+        return None
     path = target.with_suffix(".profile")
     path.write_text("\n".join(shape_lines(profile)) + "\n", encoding="utf-8")
     return path
@@ -230,6 +253,8 @@ def trtexec_command(
     command = ["trtexec", f"--onnx={graph}", f"--saveEngine={target}", "--stronglyTyped"]
     command += [f"--timingCacheFile={timing_cache}", "--skipInference"]
     command += [f"--memPoolSize=workspace:{WORKSPACE_BYTES >> 20}M"]
+    if limits.precision is Precision.FP32:
+        command.append("--noTF32")  # as build_plan does
     for index, profile in enumerate(found):
         if len(found) > 1:
             command.append(f"--profile={index}")

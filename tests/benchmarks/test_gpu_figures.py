@@ -9,22 +9,23 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks.gpu.architecture import FULL, SMALL
-from benchmarks.gpu.engines import AbsentError
+from benchmarks.gpu.engines import AbsentError, find_repository
 from benchmarks.gpu.figures import Price, Yardstick, error_of, figures, price_of
 from benchmarks.gpu.load import mixed_requests, plain_request
 from benchmarks.gpu.networks import make_networks, parameters_of
 from benchmarks.gpu.profiling import category_of, summarize
+from benchmarks.gpu.report import ratios
 from benchmarks.gpu.results import write_result, write_whole
-from benchmarks.gpu.rows import attempt
+from benchmarks.gpu.rows import Bench, attempt
+from benchmarks.gpu.setup import Setup
 from benchmarks.gpu.timing import Deadline, OutOfTimeError, timed_runs
+from benchmarks.gpu.ways import chosen_engine
 from benchmarks.gpu.work import count_work, flop_of
 
 from backdrop_server.errors import EngineError, SetupError
 
 PUBLISHED = {
     (1024, "unet"): 6.76,
-    (768, "unet"): 3.64,
-    (512, "unet"): 1.59,
     (1024, "controlnet"): 3.02,
     (1024, "vae_decode"): 10.47,
     (1024, "vae_encode"): 4.88,
@@ -156,6 +157,65 @@ def test_a_result_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert path.read_bytes() == before
     assert json.loads(before) == {"step": "eager", "rows": []}
     assert [file.name for file in tmp_path.iterdir()] == ["eager.json"]
+
+
+def timed(way: str, in_flight: int, seconds: float) -> dict[str, object]:
+    label = {"way": way, "sampler": "DDIM", "in_flight": in_flight, "status": "ok"}
+    return label | {"seconds_per_picture": {"median": seconds}}
+
+
+def test_ratios_are_those_of_the_servers_engines() -> None:
+    rows = [
+        timed("diffusers eager", 1, 12.0),
+        timed("diffusers torch.compile max-autotune", 1, 6.0),
+        timed("ours torch", 1, 1.0),  # a baseline
+        timed("ours torch", 8, 0.5),
+        timed("ours compile", 1, 2.0),
+        timed("ours onnxruntime-tensorrt", 1, 4.0),
+        timed("ours tensorrt", 1, 8.0),
+        timed("ours tensorrt", 8, 5.0),
+        {"way": "ours aotinductor", "status": "failed", "sampler": "DDIM", "in_flight": 1},
+    ]
+    assert ratios(rows) == {
+        "DDIM, one in flight: ours over diffusers eager": 3.0,
+        "DDIM, one in flight: ours over diffusers torch.compile": 1.5,
+        "DDIM: tensorrt with 8 in flight over itself with one": 1.6,
+    }
+    baselines = [row for row in rows if row["way"] in ("diffusers eager", "ours torch")]
+    assert ratios(baselines) == {}
+
+
+def test_the_shared_steps_run_the_servers_fastest_engine(tmp_path: Path) -> None:
+    setup = Setup(SMALL, "cpu", "fp32", tmp_path, tmp_path)
+    bench = Bench(setup, Deadline(1), Yardstick(1.0))
+    write_result(tmp_path, "ours-compile", {"rows": [timed("ours compile", 1, 1.0)]})
+    assert chosen_engine(bench) == "torch"
+    write_result(tmp_path, "ours-tensorrt", {"rows": [timed("ours tensorrt", 1, 3.0)]})
+    write_result(tmp_path, "ours-aotinductor", {"rows": [timed("ours aotinductor", 1, 2.0)]})
+    assert chosen_engine(bench) == "aotinductor"
+
+
+def write_repository(folder: Path, engine: str, precision: str) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps({"engine": engine, "precision": precision}))
+    return folder
+
+
+def test_each_engine_finds_its_own_repository(tmp_path: Path) -> None:
+    alone = write_repository(tmp_path / "alone", "tensorrt", "fp16")
+    many = tmp_path / "many"
+    for name in ("onnxruntime", "onnxruntime-tensorrt", "tensorrt"):
+        write_repository(many / f"sdxl-{name}-fp16", name, "fp16")
+    assert find_repository(alone, "tensorrt", "fp16") == alone
+    assert find_repository(alone, "tensorrt", "fp32") is None
+    assert find_repository(alone, "onnxruntime-cuda", "fp16") is None
+    assert find_repository(many, "onnxruntime-cuda", "fp16") == many / "sdxl-onnxruntime-fp16"
+    assert find_repository(many, "tensorrt", "fp16") == many / "sdxl-tensorrt-fp16"
+    assert find_repository(many, "torch", "fp16") is None
+    assert find_repository(None, "tensorrt", "fp16") is None
+    write_repository(many / "demo-tensorrt-fp16", "tensorrt", "fp16")
+    with pytest.raises(SetupError, match=r"demo-tensorrt-fp16, sdxl-tensorrt-fp16; give one"):
+        find_repository(many, "tensorrt", "fp16")
 
 
 def test_the_mixed_load_is_mixed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -202,6 +203,15 @@ def test_a_plan_counts_what_there_is(tiny: Bundle, tmp_path: Path) -> None:
     assert sizes["unet"] == sum(f.stat().st_size for f in (tiny.path / "unet").iterdir())
     assert plan.bundle_size == 0  # all links
     assert plan.disks[0].needed > 2 * 4 * sum(row.parameters for row in plan.graphs)
+
+
+def test_too_little_memory_is_said_with_what_needs_less(tiny: Bundle, tmp_path: Path) -> None:
+    plan = make_plan(tiny.path, "openvino-bf16", tmp_path / "build")
+    assert plan.engine_precision == "fp32"  # OpenVINO's files hold FP32 and are lowered when loaded
+    plan.check()
+    short = dataclasses.replace(plan, machine_memory=plan.peak_memory - 1)
+    with pytest.raises(SetupError, match=r"^the export of tiny in fp32 needs about .*; .*fp16"):
+        short.check()
 
 
 def run_cli(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

@@ -18,6 +18,7 @@ from backdrop_export.dimensions import Grid
 from backdrop_export.graphs import UnetControlnet, install_ip_adapter
 from backdrop_export.samples import EXAMPLE, Size, sample_inputs
 from backdrop_export.tensorrt_plans import (
+    MAX_ELEMENTS,
     build_plan,
     input_dims,
     profiles,
@@ -60,10 +61,33 @@ def test_each_bucket_has_a_profile_over_all_sizes(graph: Path) -> None:
 
 
 def test_without_buckets_one_profile_spans_all_rows(graph: Path) -> None:
-    limits = dataclasses.replace(LIMITS, row_buckets=(), heights=None, sizes=((8, 16), (24, 8)))
+    limits = dataclasses.replace(LIMITS, row_buckets=(), heights=None, sizes=((8, 24), (24, 24)))
     (only,) = profiles(input_dims(graph), limits, Grid(), {})
     assert (only.low["scale"], only.best["scale"], only.high["scale"]) == ((2,), (8,), (8,))
-    assert (only.low["sample"], only.high["sample"]) == ((2, 3, 8, 8), (8, 3, 24, 16))
+    assert (only.low["sample"], only.high["sample"]) == ((2, 3, 8, 24), (8, 3, 24, 24))
+
+
+def test_sizes_far_apart_in_aspect_get_profiles_of_their_own(graph: Path) -> None:
+    limits = dataclasses.replace(LIMITS, sizes=((8, 32), (16, 16), (32, 8), (24, 8)))
+    found = profiles(input_dims(graph), limits, Grid(), {})
+    assert [(profile.low["sample"], profile.high["sample"]) for profile in found[::2]] == [
+        ((2, 3, 24, 8), (2, 3, 32, 8)),
+        ((2, 3, 16, 16), (2, 3, 16, 16)),
+        ((2, 3, 8, 32), (2, 3, 8, 32)),
+    ]
+    assert len(found) == 6  # two buckets of rows in each
+
+
+def test_a_graph_without_sides_needs_no_bands() -> None:
+    limits = dataclasses.replace(LIMITS, sizes=((8, 32), (32, 8)), row_buckets=())
+    assert len(profiles({"ids": ["rows", 77]}, limits, Grid(), {})) == 1
+
+
+def test_only_fp32_turns_tf32_off(graph: Path) -> None:
+    for precision, expected in ((Precision.FP32, True), (Precision.FP16, False)):
+        limits = dataclasses.replace(LIMITS, precision=precision)
+        command = trtexec_command(graph, Path("out.plan"), limits, Path("timings"))
+        assert ("--noTF32" in command) is expected
 
 
 def test_a_size_that_nothing_determines_is_named() -> None:
@@ -91,10 +115,21 @@ def test_the_trtexec_line_says_the_same(graph: Path) -> None:
 
 
 def test_onnxruntimes_provider_gets_one_profile_over_all(graph: Path) -> None:
-    low, best, high = write_profile(graph, graph, LIMITS).read_text().splitlines()
+    path = write_profile(graph, graph, LIMITS)
+    assert path == graph.with_suffix(".profile")
+    low, best, high = path.read_text().splitlines()
     assert low == "sample:2x3x8x16,scale:2,edges:2x64x128,ids:2x2"
     assert best == "sample:8x3x16x16,scale:8,edges:8x128x128,ids:8x2"
     assert high == "sample:8x3x32x16,scale:8,edges:8x256x128,ids:8x2"
+
+
+def test_a_profile_too_large_for_tensorrt_is_not_written(graph: Path) -> None:
+    side = 32 * 16 * 64  # pixels of the largest sample; eight rows of it fit with 8191 channels
+    assert write_profile(graph, graph, LIMITS, vae_channels=MAX_ELEMENTS // (8 * side))
+    graph.with_suffix(".profile").unlink()
+    channels = MAX_ELEMENTS // (8 * side) + 1
+    assert write_profile(graph, graph, LIMITS, vae_channels=channels) is None
+    assert not graph.with_suffix(".profile").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here a plan could be built")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 from pathlib import Path
 
@@ -202,6 +203,17 @@ def test_the_command_says_an_error_in_one_sentence(
     assert run_cli(monkeypatch, "repository", str(tmp_path / "nothing")) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "there is no bundle at" in error
+
+
+def test_a_folder_that_cannot_be_written_is_said_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    assert run_cli(monkeypatch, "bundle", "tiny", "--out", str(tmp_path / "file" / "tiny")) == 1
+    assert re.fullmatch(
+        r"backdrop-export: cannot read or write .*file: File exists\n",
+        capsys.readouterr().err,
+    )
 
 
 def test_wrong_declarations_are_named(export: Export, tmp_path: Path) -> None:

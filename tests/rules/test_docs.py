@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import tomllib
+from benchmarks.conditions import RESULTS
 from benchmarks.readme import with_numbers
 
 from backdrop_export.engines import ENGINE_KINDS
@@ -46,6 +48,13 @@ def test_every_engine_is_in_the_table_with_its_precisions() -> None:
         assert rows[backend].strip() == ", ".join(made)
     for name in ENGINE_KINDS:
         assert f"| {name} | " in README
+
+
+def test_recorded_pictures_in_half_precision_are_near_those_in_fp32() -> None:
+    result = json.loads((RESULTS / "precision-demo.json").read_text())
+    half = {name: psnr for name, psnr in result["psnr_db"].items() if name.endswith("16")}
+    assert half.keys() >= {"openvino-bf16", "onnxruntime-fp16"}
+    assert min(value for values in half.values() for value in values) >= 30
 
 
 def split(line: str) -> list[str]:

@@ -200,8 +200,8 @@ def test_what_an_install_lacks_is_added_to_a_mix(tmp_path: Path, scratch: Path) 
 
 def test_a_backend_that_nobody_has_is_named(tmp_path: Path, scratch: Path) -> None:
     found = find_tritonserver(system_install(tmp_path / "home", "python"))
-    with pytest.raises(SetupError, match=r"^this tritonserver has no backend 'tensorrt'$"):
-        found.backend_folder({"python", "tensorrt"}, scratch)
+    with pytest.raises(SetupError, match=r"^this tritonserver has no backend 'pytorch'$"):
+        found.backend_folder({"python", "pytorch"}, scratch)
 
 
 @pytest.mark.usefixtures("nothing_on_path")

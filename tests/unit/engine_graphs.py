@@ -43,9 +43,15 @@ class Kind:
 SUFFIXES = {".onnx", ".xml", ".bin", ".pt2", ".plan"}
 # On a GPU torch's convolutions are TF32 by default, whose products have ten bits.
 _FP32_TOLERANCE = 2e-3 if torch.cuda.is_available() else 1e-5
+SAMPLE_STEP = 5 / 127
+"""Of the samples in INT8: they are drawn from a normal distribution, so that few lie beyond."""
+WEIGHT_STEPS = (np.abs(WEIGHT).max((1, 2, 3)) / 127).astype(np.float32)
+INT8_TOLERANCE = 4e-2
+"""Twice what both roundings were seen to cost over 40 draws (2.1e-2) where outputs do not cancel."""
 ALL = (
     Kind("onnxruntime", Precision.FP32, 1e-5),
     Kind("onnxruntime", Precision.FP16, 2e-3),
+    Kind("onnxruntime", Precision.INT8, INT8_TOLERANCE),
     Kind("openvino", Precision.FP32, 1e-5),
     Kind("openvino", Precision.BF16, 2e-2),
     Kind("aotinductor", Precision.FP32, _FP32_TOLERANCE),
@@ -76,9 +82,9 @@ def write_files(kind: Kind, folder: Path) -> None:
     if kind.engine == "aotinductor":
         _write_package(folder / "graph.pt2", kind.precision)
         return
-    half = kind.precision is Precision.FP16
     onnx_file = folder / "graph.onnx"
-    write_onnx(onnx_file, half=half)
+    half, quantized = kind.precision is Precision.FP16, kind.precision is Precision.INT8
+    write_onnx(onnx_file, half=half, quantized=quantized)
     if kind.engine == "tensorrt":
         _write_plan(onnx_file, folder)
         onnx_file.unlink()
@@ -95,13 +101,14 @@ def engine_files(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir() if file.suffix in SUFFIXES)
 
 
-def write_onnx(path: Path, *, half: bool = False) -> None:
+def write_onnx(path: Path, *, half: bool = False, quantized: bool = False) -> None:
     """``features`` = conv(sample) * scale of its row; ``levels`` = the edges; ``ids`` + 1.
 
-    ``half``: the convolution is FP16, between casts.
+    ``half``: the convolution is FP16, between casts. ``quantized``: both of its sides are INT8, as
+    `nvidia-modelopt` writes it.
     """
     nodes = [
-        *_convolution(half),
+        *(_quantized_convolution() if quantized else _convolution(half)),
         helper.make_node("Reshape", ["scale", "column"], ["scales"]),
         helper.make_node("Mul", ["painted", "scales"], ["features"]),
         helper.make_node("Cast", ["edges"], ["levels"], to=TensorProto.FLOAT),
@@ -123,6 +130,8 @@ def write_onnx(path: Path, *, half: bool = False) -> None:
         numpy_helper.from_array(np.array([-1, 1, 1, 1], np.int64), "column"),
         numpy_helper.from_array(np.array([1], np.int64), "one"),
     ]
+    if quantized:
+        constants += _quantization_constants()
     graph = helper.make_graph(nodes, "graph", inputs, outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
@@ -137,6 +146,28 @@ def _convolution(half: bool) -> list[Any]:
         helper.make_node("Conv", ["halves", "weight"], ["painted_halves"], pads=[1, 1, 1, 1]),
         helper.make_node("Cast", ["painted_halves"], ["painted"], to=TensorProto.FLOAT),
     ]
+
+
+def _quantized_convolution() -> list[Any]:
+    """The samples rounded with one step, the weights with one for each output channel."""
+    samples, weights = ["sample_step", "sample_zero"], ["weight_steps", "weight_zeros"]
+    return [
+        helper.make_node("QuantizeLinear", ["sample", *samples], ["sample_int8"]),
+        helper.make_node("DequantizeLinear", ["sample_int8", *samples], ["sample_again"]),
+        helper.make_node("QuantizeLinear", ["weight", *weights], ["weight_int8"], axis=0),
+        helper.make_node("DequantizeLinear", ["weight_int8", *weights], ["weight_again"], axis=0),
+        helper.make_node("Conv", ["sample_again", "weight_again"], ["painted"], pads=[1, 1, 1, 1]),
+    ]
+
+
+def _quantization_constants() -> list[Any]:
+    arrays = {
+        "sample_step": np.array(SAMPLE_STEP, np.float32),
+        "sample_zero": np.array(0, np.int8),
+        "weight_steps": WEIGHT_STEPS,
+        "weight_zeros": np.zeros(CHANNELS, np.int8),
+    }
+    return [numpy_helper.from_array(array, name) for name, array in arrays.items()]
 
 
 def _info(name: str, kind: int, *dims: str | int) -> Any:

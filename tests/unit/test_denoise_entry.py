@@ -10,81 +10,24 @@ import dataclasses
 import importlib
 import json
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 
-from backdrop_server import contract
-from backdrop_server.engines.engine import Arrays, Precision
 from backdrop_server.errors import EngineError
 from backdrop_server.plan import EngineLimits
 from backdrop_server.triton.board import SHM_FOLDER, Board
-from backdrop_server.triton.pacing import HostStopwatch, Lane, OneStepAhead
 from tests.unit import triton_stub
-from tests.unit.test_contract import make_plan
-from tests.unit.test_denoise import FACTS, make_encoded, toy_unet
+from tests.unit.denoise_loop import LIMITS, DeviceLane, Loop, ToyEngine, request, three
+from tests.unit.test_denoise import FACTS
 from tests.unit.test_residence import FakeQueue
 from tests.unit.test_schedulers import SDXL
-
-LIMITS = EngineLimits("toy", Precision.FP32, "toy 1", max_rows=8, min_rows=2, row_buckets=(2, 4, 8))
-
-
-class ToyEngine:
-    """The toy network as an engine; after ``spoil_after`` calls it gives no numbers any more."""
-
-    device = "cpu"
-    input_names = tuple(tensor.name for tensor in contract.UNET_CONTROLNET_INPUTS)
-    output_names = ("noise_pred",)
-
-    def __init__(self, limits: EngineLimits | None) -> None:
-        self.limits = limits
-        self.rows: list[int] = []
-        self.spoil_after: int | None = None
-
-    def run(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
-        self.rows.append(len(inputs["timestep"]))
-        noise = toy_unet({name: torch.from_numpy(np.array(a)) for name, a in inputs.items()})
-        if self.spoil_after is not None and len(self.rows) > self.spoil_after:
-            noise = noise * torch.nan
-        return {"noise_pred": noise.numpy()}
-
-
-class DeviceLane(Lane):
-    """The host's lane, paced as if its work were queued on a device."""
-
-    def __init__(self, queue: FakeQueue) -> None:
-        super().__init__("cpu")
-        self.pace = OneStepAhead(queue.event)
-        self.stopwatch = HostStopwatch
-
-
-@dataclasses.dataclass
-class Loop:
-    """A model and the requests that Triton would bring back to it."""
-
-    model: Any
-    engine: ToyEngine
-    board: Board
-    calls: int = 0
-
-    def run(self, *requests: triton_stub.Request) -> None:
-        """Until every request has its answer."""
-        alive = list(requests)
-        while alive:
-            self.step(*alive)
-            alive = [request for request in alive if request.answer is None]
-            assert self.calls < 100
-
-    def step(self, *requests: triton_stub.Request) -> None:
-        self.model.execute(list(requests))
-        self.calls += 1
-
 
 MakeLoop = Callable[..., Loop]
 
@@ -136,23 +79,6 @@ def make_loop(entry: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> It
     torch.set_num_threads(threads)
     for path in boards:
         path.unlink(missing_ok=True)
-
-
-def request(number: int, **changes: Any) -> triton_stub.Request:
-    plan = make_plan(
-        **{"request_id": f"r{number}", "width": 64, "height": 64, "num_inference_steps": 20}
-        | changes
-    )
-    inputs = dataclasses.asdict(make_encoded()) | {"plan": plan.to_json()}
-    return triton_stub.request(number, inputs)
-
-
-def three() -> list[triton_stub.Request]:
-    return [
-        request(1, scheduler="Euler", seeds=(1,)),
-        request(2, scheduler="DPM2 Karras", seeds=(2, 3)),
-        request(3, scheduler="Euler a", seeds=(4,), guidance_scale=1.0),
-    ]
 
 
 def test_one_step_ahead_gives_what_the_host_gives(make_loop: MakeLoop) -> None:
@@ -237,19 +163,75 @@ def test_a_cancelled_request_leaves_and_the_others_go_on(make_loop: MakeLoop) ->
     np.testing.assert_allclose(staying.output("latents"), alone.output("latents"), atol=1e-6)
 
 
-def test_a_device_that_fails_fails_its_requests_and_the_loop_goes_on(
-    make_loop: MakeLoop, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def statuses(entry: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What the process would have ended with."""
+    ended: list[int] = []
+    monkeypatch.setattr("backdrop_server.triton.pacing.END_AFTER", 0.0)
+    monkeypatch.setattr("backdrop_server.triton.pacing.os._exit", ended.append)
+    monkeypatch.setattr(entry.pb_utils.Logger, "errors", [])
+    return ended
+
+
+def _await_timers() -> None:
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.join()
+
+
+@pytest.mark.parametrize("broken", ["record", "synchronize"])
+def test_a_device_that_fails_fails_its_requests_and_ends_the_process(
+    make_loop: MakeLoop,
+    entry: Any,
+    statuses: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    broken: str,
 ) -> None:
-    loop, given = make_loop(queue=FakeQueue()), request(1, scheduler="Euler")
-    loop.step(given)
+    loop = make_loop(queue=FakeQueue())
+    both = [request(1, scheduler="Euler"), request(2, scheduler="Euler")]
+    loop.step(*both)
+    monkeypatch.setattr(f"tests.unit.test_residence.FakeEvent.{broken}", _fail)
+    loop.step(*both)
+    assert all(given.answer is not None and given.answer.error is not None for given in both)
+    loop.step(request(3, scheduler="Euler"))  # one that comes before the end: no second end
+    _await_timers()
+    assert statuses == [1]
+    lines = [text for text in entry.pb_utils.Logger.errors if text.startswith("denoise: ")]
+    assert lines == [
+        "denoise: the device failed (CUDA error: an illegal memory access was encountered); "
+        "this process ends, to be started anew"
+    ]
+
+
+def test_a_device_that_fails_while_it_is_idle_is_noticed(
+    make_loop: MakeLoop, statuses: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request's own error may be the device's: then no event is there to wait for."""
+    loop = make_loop(queue=FakeQueue())
+    loop.run(request(1, scheduler="Euler"))
+    loop.step(request(2, scheduler="no such"))
+    _await_timers()
+    assert not statuses
+    monkeypatch.setattr("tests.unit.test_residence.FakeEvent.synchronize", _fail)
+    loop.step(request(3, scheduler="no such"))
+    _await_timers()
+    assert statuses == [1]
+
+
+def test_an_engine_that_fails_on_the_host_ends_nothing(
+    make_loop: MakeLoop, statuses: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, given = make_loop(), request(1, scheduler="Euler")
     with monkeypatch.context() as broken:
-        broken.setattr("tests.unit.test_residence.FakeEvent.synchronize", _fail)
+        broken.setattr(ToyEngine, "run", lambda self, inputs: _fail(self))
         loop.step(given)
     assert given.answer is not None
     assert given.answer.error is not None
     after = request(2, scheduler="Euler")
     loop.run(after)
     assert after.output("latents").shape == (1, 2, 4, 8, 8)
+    _await_timers()
+    assert not statuses
 
 
 def _fail(event: object) -> None:

@@ -36,7 +36,8 @@ def test_every_kind_is_tried_or_named_as_absent(tmp_path: Path) -> None:
         if reason is not None and "g++" not in reason:
             with pytest.raises(EngineError, match=rf"{ENGINE_PACKAGES[engine][0]}|TensorRT|CUDA"):
                 load_engine(engine, tmp_path / "graph", Precision.FP16)
-    assert {"onnxruntime-fp32", "onnxruntime-fp16", "openvino-fp32"} <= PRESENT.keys()
+    always = {"onnxruntime-fp32", "onnxruntime-fp16", "onnxruntime-int8", "openvino-fp32"}
+    assert always <= PRESENT.keys()
 
 
 @pytest.fixture(scope="module", params=PRESENT)

@@ -23,11 +23,12 @@ from backdrop_export.checkpoints.recipe import Recipe, is_recipe, read_recipe
 from backdrop_export.checkpoints.sources import Listing
 from backdrop_export.engines import engine_kind
 from backdrop_export.weight_files import Shape, read_keys, tensor_shapes
+from backdrop_server.errors import SetupError
 
 VALUE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1, "int8": 1}
 """Bytes of one weight by precision."""
 TRACE_FACTOR = 1.6
-"""Peak memory as a share of a graph's weights; 12.8 GB for 8.3 GB was measured at full size."""
+"""Peak memory by a graph's weights, rounded up: 12.5 GB for 8.3 GB was measured at full size."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +76,13 @@ class Plan:
         return sum(row.bytes_in(precision) for row in self.graphs)
 
     def check(self) -> None:
-        """Raise SetupError naming the file system that is too small, and what is needed."""
+        """Raise SetupError naming the file system, or the memory, that is too small."""
+        if self.peak_memory > self.machine_memory:
+            needed, there = self.peak_memory / 1e9, self.machine_memory / 1e9
+            raise SetupError(
+                f"the export of {self.name} in {self.graph_precision} needs about {needed:.1f} GB of "
+                f"memory; this machine has {there:.1f} GB; an engine in fp16 needs half of an fp32 one"
+            )
         for disk in self.disks:
             disk.check(f"the export of {self.name}")
 
@@ -93,14 +100,14 @@ def make_plan(source: Path, engine: str, out: Path) -> Plan:
     written = _bundle_size(recipe, pieces, target) if made else 0
     precision = kind.graph_precision
     graphs = tuple(_graph_rows(pieces))
-    weights = sum(row.bytes_in(precision) + row.bytes_in(kind.precision.value) for row in graphs)
+    weights = sum(row.bytes_in(precision) + row.bytes_in(kind.file_precision) for row in graphs)
     sources = [_source_row(part, piece.listing, piece.paths) for part, piece in pieces.items()]
     sources += [_source_row("lora", listing, [str(listing.file)]) for listing in loras]
     return Plan(
         name=recipe.name if made else source.resolve().name,
         engine=kind.name,
         graph_precision=precision,
-        engine_precision=kind.precision.value,
+        engine_precision=kind.file_precision,
         sources=tuple(sources),
         graphs=graphs,
         bundle_size=written,

@@ -7,6 +7,7 @@ policy is tested with a recorder of its own; ``record`` is built, not run: no GP
 from __future__ import annotations
 
 import collections
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -37,8 +38,9 @@ class CudaGraphs:
     """``call``, replayed from a recording where its shapes come again.
 
     The first call of a set of shapes runs as it is, which also warms it up; the second is recorded.
-    With ``limit`` recordings held, the one that was not used for longest goes. A call that cannot be
-    recorded runs as it is from then on.
+    With ``limit`` recordings held, the one that was not used for longest goes; its shapes begin anew,
+    since what warming them up made may be gone too. A call that cannot be recorded runs as it is from
+    then on.
     """
 
     def __init__(self, call: Call, record: Record, limit: int) -> None:
@@ -64,13 +66,41 @@ class CudaGraphs:
 
     def _try_to_record(self, key: Key, inputs: Tensors) -> bool:
         while len(self._recordings) >= self._limit:
-            _, oldest = self._recordings.popitem(last=False)
-            oldest.close()
+            self._forget_oldest()
         try:
             self._recordings[key] = self._record(self._call, inputs)
         except (RuntimeError, EngineError):  # an operation that a graph cannot hold
             self._unfit.add(key)
         return key in self._recordings
+
+    def _forget_oldest(self) -> None:
+        key, oldest = self._recordings.popitem(last=False)
+        oldest.close()
+        self._warm.discard(key)
+
+
+class _Pool:
+    """Device memory for what graphs compute; recordings that hold the same one share it."""
+
+    def __init__(self) -> None:
+        self.handle = torch.cuda.graph_pool_handle()
+
+
+_pools: weakref.WeakValueDictionary[int, _Pool] = weakref.WeakValueDictionary()
+"""By CUDA stream. Torch drops a pool with its last graph, and its handle is not to be used again."""
+
+
+def _shared_pool() -> _Pool:
+    """The pool of the current stream's recordings.
+
+    Replays on one stream follow each other and outputs are copied out at once, so that one graph may
+    compute where another has.
+    """
+    stream = torch.cuda.current_stream().cuda_stream
+    pool = _pools.get(stream)
+    if pool is None:
+        _pools[stream] = pool = _Pool()
+    return pool
 
 
 class _CudaRecording:
@@ -82,8 +112,9 @@ class _CudaRecording:
             name: tensor.clone(memory_format=torch.contiguous_format)
             for name, tensor in inputs.items()
         }
+        self._pool = _shared_pool()
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph, pool=self._pool.handle):
             self._outputs = call(self._inputs)
 
     def replay(self, inputs: Tensors) -> dict[str, torch.Tensor]:

@@ -76,7 +76,9 @@ def check_fits(
 
 def _sizes(limits: EngineLimits) -> str:
     if limits.sizes:
-        return ", ".join(f"{height}x{width}" for height, width in limits.sizes)
+        first = ", ".join(f"{height}x{width}" for height, width in limits.sizes[:3])
+        more = len(limits.sizes) - 3
+        return f"{first} and {more} more" if more > 0 else first
     sides = (("heights", limits.heights), ("widths", limits.widths))
     return " and ".join(f"{name} {low} to {high}" for name, (low, high) in _given(sides))
 

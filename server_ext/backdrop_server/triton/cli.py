@@ -35,6 +35,13 @@ Host = Annotated[
     ),
 ]
 Binary = Annotated[Path | None, typer.Option(help="This tritonserver instead of the one found.")]
+StartTimeout = Annotated[
+    float,
+    typer.Option(
+        help="Seconds until the models must be ready; TensorRT's provider builds its engines then.",
+        min=1,
+    ),
+]
 LogFile = Annotated[Path | None, typer.Option(help="File for the server's whole log.")]
 
 
@@ -52,10 +59,11 @@ def serve(
     metrics_port: Port = 8002,
     tritonserver: Binary = None,
     log_file: LogFile = None,
+    start_timeout: StartTimeout = 600.0,
 ) -> None:
     """Serve a built repository until interrupted; start it again if it dies."""
     settings = LaunchSettings(
-        repository, host, http_port, grpc_port, metrics_port, tritonserver, log_file
+        repository, host, http_port, grpc_port, metrics_port, tritonserver, log_file, start_timeout
     )
     # SIGTERM takes the same way out as Ctrl-C, also where a shell had it ignored: nothing is left.
     for number in (signal.SIGTERM, signal.SIGINT):

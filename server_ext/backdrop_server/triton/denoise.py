@@ -22,7 +22,7 @@ import torch
 import triton_python_backend_utils as pb_utils
 
 from backdrop_server import contract
-from backdrop_server.engines.engine import Precision
+from backdrop_server.engines.engine import Precision, first_line
 from backdrop_server.engines.limits import check_fits
 from backdrop_server.engines.loading import load_engine
 from backdrop_server.engines.network import as_network
@@ -35,7 +35,7 @@ from backdrop_server.stages.report import denoise_report
 from backdrop_server.stages.schedulers import SchedulerFactory
 from backdrop_server.stages.transfers import download, upload
 from backdrop_server.triton.board import Board, Stage, board_path
-from backdrop_server.triton.pacing import Lane, Stopwatch
+from backdrop_server.triton.pacing import Lane, Stopwatch, end_process_soon
 from backdrop_server.triton.tensors import error_response, parameter, read, read_scalar, response
 
 FORGET_AFTER = 120.0
@@ -95,6 +95,7 @@ class DenoiseModel:
         torch.set_num_threads(1)  # sampler arithmetic is small; the engine has its own threads
         self._board = Board(board_path(os.getppid()))
         self._jobs: dict[int, Job] = {}
+        self._has_given_up = False
         self._engine_calls = _metric("backdrop_engine_calls_total", "Calls of unet_controlnet")
         self._engine_rows = _metric("backdrop_engine_rows_total", "Rows in all those calls")
         self._padded_rows = _metric(
@@ -117,20 +118,21 @@ class DenoiseModel:
         jobs = [(request, job) for request, job in admitted if job is not None]
         states = [job.state for _, job in jobs if job.state is not None]
         outcomes = self._step([state for state in states if not state.finished])
-        done = self._wait(bool(outcomes))
+        done = self._lane.wait(bool(outcomes))
         for request, job in jobs:
             try:
                 self._answer_or_go_on(request, job, outcomes.get(id(job.state)), done)
             except Exception as error:  # a raise would fail every request of this call
                 self._fail(request, error, job.plan.request_id)
+        if isinstance(done, Exception) and not self._has_given_up:
+            self._give_up(done)
 
-    def _wait(self, stepped: bool) -> int | Exception:
-        """The last call that is done; what the device says when one of its steps failed."""
-        pace = self._lane.pace
-        try:
-            return pace.step_queued() if stepped else pace.nothing_queued()
-        except Exception as error:
-            return error
+    def _give_up(self, error: Exception) -> None:
+        """A CUDA error stays for as long as its process: only a new one can serve again."""
+        self._has_given_up = True
+        reason = f"the device failed ({first_line(error)})"
+        pb_utils.Logger.log_error(f"denoise: {reason}; this process ends, to be started anew")
+        end_process_soon()
 
     def _answer_or_go_on(
         self, request: Any, job: Job, outcome: Landing | Exception | None, done: int | Exception

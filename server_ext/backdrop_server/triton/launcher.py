@@ -249,7 +249,9 @@ class TritonServer:
                 raise SetupError(f"tritonserver did not start: {self._reason()}")
             if time.monotonic() > deadline:
                 seconds = self._settings.start_timeout
-                raise SetupError(f"tritonserver was not ready after {seconds:.0f} s")
+                raise SetupError(
+                    f"tritonserver was not ready after {seconds:.0f} s; --start-timeout allows more"
+                )
             time.sleep(0.1)
 
     def _reason(self) -> str:

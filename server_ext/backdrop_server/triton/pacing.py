@@ -6,6 +6,8 @@ On the host's own processor there is nothing to run ahead of: every step is done
 from __future__ import annotations
 
 import contextlib
+import os
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -60,24 +62,28 @@ class OneStepAhead:
     def __init__(self, make_event: Callable[[], Event]) -> None:
         self.call = 0
         self._make_event = make_event
-        self._before: Event | None = None
+        self._last: Event | None = None
+        self._waits = False
+        """Whether the device may still be on its way to the last mark."""
 
     def step_queued(self) -> int:
         """See ``Pace``: the call before this one."""
         event = self._make_event()
         event.record()
-        before, self._before = self._before, event
+        before, self._last = self._last, event
+        waits, self._waits = self._waits, True
         self.call += 1
-        if before is not None:
+        if before is not None and waits:
             before.synchronize()
         return self.call - 2
 
     def nothing_queued(self) -> int:
         """See ``Pace``: this call, and with it every one before."""
-        before, self._before = self._before, None
         self.call += 1
-        if before is not None:
-            before.synchronize()
+        self._waits = False
+        # Also when the mark was come to long ago: a device that has failed since says so then.
+        if self._last is not None:
+            self._last.synchronize()
         return self.call - 1
 
 
@@ -139,8 +145,26 @@ class Lane:
             # Not the default stream: TensorRT synchronises the device on every call there.
             self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
+    def wait(self, stepped: bool) -> int | Exception:
+        """The last call that is done; what the device says when it failed, which it does for good."""
+        try:
+            return self.pace.step_queued() if stepped else self.pace.nothing_queued()
+        except Exception as error:
+            return error
+
     def open(self) -> contextlib.AbstractContextManager[object]:
         """A context in which torch queues its work in this lane."""
         if self._stream is None:
             return contextlib.nullcontext()
         return torch.cuda.stream(self._stream)
+
+
+END_AFTER = 1.0
+"""Seconds in which Triton takes back the requests of the call under way."""
+
+
+def end_process_soon() -> None:
+    """End this process without any clearing up, which a failed device would hang or fail."""
+    timer = threading.Timer(END_AFTER, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
