@@ -9,6 +9,7 @@ requests to all, and compares the raw pictures with those of ONNX Runtime in FP3
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +29,7 @@ from backdrop_export.engines import ENGINE_KINDS, why_absent
 from backdrop_export.reporting import Report
 from backdrop_export.repository import export_repository
 from backdrop_server.triton.launcher import LaunchSettings, TritonServer
-from benchmarks.conditions import write_result
+from benchmarks.conditions import RESULTS, commit, write_result
 
 REFERENCE = "onnxruntime-fp32"
 REQUESTS: tuple[dict[str, Any], ...] = (
@@ -54,11 +55,13 @@ def main(
     painted = {name: paint(export_repository(bundle, name, out, report=Report())) for name in names}
     exact = painted.pop(REFERENCE)
     measured = {name: compare(pictures, exact) for name, pictures in painted.items()}
+    kept = _earlier(f"precision-{bundle.name}") if engine else {}
     result = {
         "bundle": bundle.name,
         "reference": REFERENCE,
         "requests": list(REQUESTS),
-        "psnr_db": measured,
+        "psnr_db": kept.get("psnr_db", {}) | measured,
+        "commits": kept.get("commits", {}) | dict.fromkeys(measured, commit()),
         "absent": {name: reason for name, reason in absent.items() if reason},
     }
     path = write_result(f"precision-{bundle.name}", result)
@@ -66,6 +69,16 @@ def main(
     for name, values in measured.items():
         table.add_row(name, *(f"{value:.1f}" for value in values))
     console.print(table, f"written: {path}")
+
+
+def _earlier(name: str) -> dict[str, Any]:
+    """The result of an earlier run on the same requests, whose other engines are kept."""
+    path = RESULTS / f"{name}.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    if found.get("requests") != list(REQUESTS):
+        return {}
+    of_all = dict.fromkeys(found["psnr_db"], found["conditions"]["commit"])
+    return found | {"commits": of_all | found.get("commits", {})}
 
 
 def paint(repository: Path, requests: Sequence[dict[str, Any]] = REQUESTS) -> list[Picture]:
