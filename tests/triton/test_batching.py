@@ -75,8 +75,8 @@ def test_a_late_request_joins_and_leaves_while_others_run(flight: Flight) -> Non
     left_at = flight.control("status", "long-one")
     assert joined_at["stage"] == left_at["stage"] == "running"
     assert 25 <= left_at["step"] < left_at["total"] == 199
-    # 4 where both are in a call, 2 where one comes just too late for it, as on a busy machine.
-    assert 3.5 <= second.report["mean_rows_together"] <= 4.0
+    # 4 rows where both are in a call; at most two of its 20 evaluations may miss the other.
+    assert 3.8 <= second.report["mean_rows_together"] <= 4.0
     assert_same(first.result(), flight.ask(long))
     assert_same(second, flight.ask(short))
 

@@ -105,14 +105,16 @@ def test_rows_and_sizes_are_free(kind: Kind, engine: Engine, size: tuple[int, in
     check_outputs(kind, given, engine.run(given))
 
 
-def test_rows_do_not_touch_each_other(engine: Engine) -> None:
+def test_rows_do_not_touch_each_other(kind: Kind, engine: Engine) -> None:
     given = arrays(4)
     together = engine.run(given)["features"]
     alone = [
         engine.run({name: array[row : row + 1] for name, array in given.items()})["features"]
         for row in range(4)
     ]
-    np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-5)
+    # AOTInductor's kernels sum in another order for another number of rows.
+    atol = 1e-5 if kind.engine == "aotinductor" else 1e-6
+    np.testing.assert_allclose(together, np.concatenate(alone), atol=atol)
 
 
 def test_the_engine_says_what_it_takes_and_gives(engine: Engine) -> None:
