@@ -16,8 +16,7 @@ from backdrop_export.onnx_graphs import export_graphs, graphs_folder
 from backdrop_export.reporting import Report
 from backdrop_export.samples import Size
 from backdrop_server.plan import EngineLimits, Precision
-from backdrop_server.stages.pictures import WORKING_MULTIPLE
-from backdrop_server.stages.working_sizes import working_sizes
+from backdrop_server.working_sizes import WORKING_MULTIPLE, working_sizes
 
 _ROW_BUCKETS = (2, 4, 8, 16)
 """Rows of the denoiser that TensorRT and AOTInductor are built for; one row is padded to two."""

@@ -38,7 +38,7 @@ from backdrop_server.contract import MODELS
 from backdrop_server.engines.limits import check_fits, check_kind, read_limits
 from backdrop_server.errors import EngineError, SetupError
 from backdrop_server.plan import EngineLimits, Precision
-from backdrop_server.stages.working_sizes import working_sizes
+from backdrop_server.working_sizes import working_sizes
 from tests.export.conftest import Export
 
 PLANS = ("tensorrt-fp32", "tensorrt-fp16", "tensorrt-int8", "tensorrt-fp8")

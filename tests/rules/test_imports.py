@@ -22,12 +22,25 @@ ALLOWED = {
         "backdrop_server.engines",  # an engine is compared as it will be run
         "backdrop_server.errors",
         "backdrop_server.plan",
-        "backdrop_server.stages",  # the working sizes that an engine must take
+        "backdrop_server.stages",
+        "backdrop_server.working_sizes",  # that an engine must take
     },
     "backdrop_server.contract": {"backdrop_server.errors"},
     "backdrop_server.errors": set[str](),
     "backdrop_server.plan": set[str](),
+    "backdrop_server.picture_files": set[str](),
+    "backdrop_server.settings": {"backdrop_server.errors"},
+    "backdrop_server.working_sizes": set[str](),
+    "backdrop_server.gateway": {
+        "backdrop_server.contract",
+        "backdrop_server.errors",
+        "backdrop_server.picture_files",
+        "backdrop_server.settings",
+        "backdrop_server.working_sizes",
+    },
     "backdrop_server.stages": {
+        "backdrop_server.picture_files",
+        "backdrop_server.working_sizes",
         "backdrop_server.contract",
         "backdrop_server.errors",
         "backdrop_server.plan",
@@ -44,12 +57,14 @@ ALLOWED = {
         "backdrop_server.plan",
         "backdrop_server.stages",
         "backdrop_server.engines",
+        "backdrop_server.working_sizes",
     },
 }
 # Third-party packages that a part must not need.
 FORBIDDEN = {
     "backdrop_client": {"torch", "diffusers", "transformers", "cv2", "onnxruntime", "openvino"},
     "backdrop_server.contract": {"torch", "numpy", "diffusers"},
+    "backdrop_server.gateway": {"torch", "numpy", "diffusers", "transformers", "cv2"},
     "backdrop_server.stages": {"triton_python_backend_utils", "tritonclient", "onnxruntime"},
     "backdrop_server.engines": {"triton_python_backend_utils", "tritonclient", "diffusers"},
 }

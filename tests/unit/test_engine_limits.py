@@ -21,8 +21,7 @@ from backdrop_server.engines.network import as_network
 from backdrop_server.engines.padding import padding_rows, run_padded
 from backdrop_server.errors import EngineError
 from backdrop_server.plan import EngineLimits, tensorrt_plan_stem
-from backdrop_server.stages.pictures import WORKING_MAX_ASPECT, working_size
-from backdrop_server.stages.working_sizes import working_sizes
+from backdrop_server.working_sizes import WORKING_MAX_ASPECT, working_size, working_sizes
 from tests.unit.engine_graphs import write_onnx
 from tests.unit.test_engines import arrays
 

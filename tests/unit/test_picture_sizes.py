@@ -7,6 +7,7 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil
 
 from backdrop_server.stages import pictures
+from backdrop_server.working_sizes import working_size
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -21,11 +22,11 @@ ALPHA: Pixels = RNG.integers(0, 256, (20, 30), dtype=np.uint8)
     "size", [(1, 1), (1000, 667), (667, 1000), (2048, 2048), (2048, 1), (3, 2000)]
 )
 def test_working_size_rules(size: tuple[int, int], native: int) -> None:
-    width, height = pictures.working_size(*size, native)
+    width, height = working_size(*size, native)
     assert width % 64 == 0
     assert height % 64 == 0
     assert 0.5 * native <= width * height <= 1.25 * native
-    assert pictures.working_size(*size[::-1], native) == (height, width)
+    assert working_size(*size[::-1], native) == (height, width)
 
 
 @pytest.mark.parametrize(
@@ -39,11 +40,11 @@ def test_working_size_rules(size: tuple[int, int], native: int) -> None:
     ],
 )
 def test_working_size_of_sdxl(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert pictures.working_size(*size, 1024 * 1024) == expected
+    assert working_size(*size, 1024 * 1024) == expected
 
 
 def test_working_size_of_a_tiny_network() -> None:
-    assert pictures.working_size(30, 900, 32 * 32) == (64, 64)
+    assert working_size(30, 900, 32 * 32) == (64, 64)
 
 
 @pytest.mark.parametrize("size", [(10, 7), (30, 20), (90, 61), (1, 1)])

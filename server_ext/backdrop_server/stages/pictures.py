@@ -6,7 +6,6 @@ import base64
 import binascii
 import dataclasses
 import io
-import math
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from backdrop_server.contract import MAX_PICTURE_BYTES, MAX_PICTURE_SIDE, PICTURE_FORMATS
 from backdrop_server.errors import InvalidInputError
-from backdrop_server.stages.picture_files import (
+from backdrop_server.picture_files import (
     DamagedFileError,
     PictureFile,
     read_picture_file,
@@ -28,10 +27,6 @@ from backdrop_server.stages.picture_files import (
 
 Pixels = npt.NDArray[np.uint8]
 
-WORKING_MULTIPLE = 64
-WORKING_MAX_ASPECT = 4.0
-"""The most elongated working size, as in SDXL's training buckets; longer photos are squeezed."""
-WORKING_MAX_EXCESS = 1.25
 CLIP_MAX_ASPECT = 16
 MASK_SLACK = 8
 
@@ -126,24 +121,6 @@ def encode(rgb: Pixels, output_format: str) -> bytes:
     file = io.BytesIO()
     Image.fromarray(rgb).save(file, output_format, **options)
     return file.getvalue()
-
-
-def working_size(width: int, height: int, native_pixels: int) -> tuple[int, int]:
-    """The size (width, height) to paint a photo at: its aspect, about ``native_pixels`` in area.
-
-    Both sides are multiples of 64. Aspects past 4:1 count as 4:1. The area is at most 1.25 times
-    ``native_pixels``, unless even 64x64 is more.
-    """
-    aspect = min(max(width / height, 1 / WORKING_MAX_ASPECT), WORKING_MAX_ASPECT)
-    limit = max(native_pixels * WORKING_MAX_EXCESS, WORKING_MULTIPLE**2)
-    longest = int(math.sqrt(limit * WORKING_MAX_ASPECT))
-    sides = range(WORKING_MULTIPLE, longest + 1, WORKING_MULTIPLE)
-
-    def misfit(size: tuple[int, int]) -> float:
-        stretch = abs(math.log(size[0] / size[1] / aspect))
-        return 2 * stretch + abs(math.log(size[0] * size[1] / native_pixels))
-
-    return min(((w, h) for w in sides for h in sides if w * h <= limit), key=misfit)
 
 
 def resize(array: Pixels, width: int, height: int) -> Pixels:

@@ -285,7 +285,7 @@ def _read_encoded(request: Any) -> Encoded:
 def _latent_sizes(facts: BundleFacts) -> list[tuple[int, int]]:
     """Latent height and width of every picture size that a request may get."""
     # Here, since only an engine with limits needs what the picture code brings with it.
-    from backdrop_server.stages.working_sizes import working_sizes
+    from backdrop_server.working_sizes import working_sizes
 
     factor = facts.vae_scale_factor
     return [(h // factor, w // factor) for w, h in working_sizes(facts.native_pixels)]

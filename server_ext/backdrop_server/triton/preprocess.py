@@ -24,6 +24,7 @@ from backdrop_server.triton.tensors import (
     read_text,
     response,
 )
+from backdrop_server.working_sizes import working_size
 
 _INPUTS = {tensor.name: tensor for tensor in contract.PUBLIC_INPUTS}
 _PICTURES = ("image", "ref_image", "mask_image")
@@ -65,7 +66,7 @@ class PreprocessModel:
         if mask_bytes is not None:
             mask = pictures.decode_mask(mask_bytes, "mask_image", (width, height))
         matte = subject.find_matte(picture, mask)
-        size = pictures.working_size(width, height, self._facts.native_pixels)
+        size = working_size(width, height, self._facts.native_pixels)
         working_image = pictures.resize(picture.rgb, *size)
         working_mask = subject.working_mask(matte.alpha, *size)
         input_ids, input_ids_2 = (
