@@ -92,8 +92,11 @@ class Settings(BaseSettings):
     base64_default: bool = Field(True, description="Default of the field `base64`.")
     keep_results: float = Field(3600.0, gt=0, description="Seconds for which results are kept.")
     job_timeout: float = Field(600.0, gt=0, description="Seconds that a job may take in Triton.")
+    patience: float = Field(
+        60.0, gt=0, description="Seconds that a caller waits for a Triton while none is up."
+    )
     job_attempts: int = Field(
-        3, ge=1, description="Tries of a job whose Triton or gateway is lost under it."
+        5, ge=1, description="Tries of a job whose Triton is lost under it."
     )
 
     # URLs in requests.

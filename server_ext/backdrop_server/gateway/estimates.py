@@ -1,0 +1,67 @@
+"""What a request will cost: its engine seconds from the built repository's, corrected by what is seen."""
+
+from __future__ import annotations
+
+import dataclasses
+from decimal import Decimal
+
+from backdrop_server.contract import ReplaceOptions, unet_evaluations
+from backdrop_server.costs import Costs
+from backdrop_server.gateway.money import price
+from backdrop_server.working_sizes import working_size
+
+_WEIGHT = 0.2
+"""Of the newest request in the running mean; the first ones count equally."""
+_FARTHEST = 20.0
+"""Most by which measured and built figures are believed to differ, either way."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """Seconds of engine time of one request, and what of them is expected of the loop."""
+
+    evaluations: int
+    loop_seconds: float
+    """By the built repository's figures, not corrected."""
+    seconds: float
+    """Corrected, with encoders and decoder."""
+    credits: Decimal
+    reservation: Decimal
+
+
+class Estimator:
+    """Learns from each finished request how fast the loop really is on this machine now."""
+
+    def __init__(self, per_second: Decimal, headroom: float) -> None:
+        """``per_second``: credits; ``headroom``: the reservation as a multiple of the estimate."""
+        self._per_second = per_second
+        self._headroom = headroom
+        self._correction = 1.0
+        self._seen = 0
+
+    def estimate(self, options: ReplaceOptions, photo: tuple[int, int], costs: Costs) -> Estimate:
+        """The estimate of a request; ``photo`` is width and height in pixels."""
+        width, height = working_size(*photo, costs.native_pixels)
+        evaluations = unet_evaluations(
+            options.scheduler, options.num_inference_steps, options.strength
+        )
+        rows = options.samples * (2 if options.guidance_scale > 1 else 1)
+        loop = costs.loop_seconds(evaluations, rows, width, height)
+        fixed = costs.encoding_seconds(width, height, options.samples)
+        seconds = loop * self._correction + fixed
+        return Estimate(
+            evaluations,
+            loop,
+            seconds,
+            price(seconds, self._per_second),
+            # The built figures bound it too: a lucky quiet hour must not make reservations small.
+            price(self._headroom * max(seconds, loop + fixed), self._per_second),
+        )
+
+    def learn(self, expected_loop_seconds: float, loop_seconds: float) -> None:
+        """Take in a finished request: what the built figures said, and what it took."""
+        if expected_loop_seconds <= 0 or loop_seconds <= 0:
+            return
+        ratio = min(max(loop_seconds / expected_loop_seconds, 1 / _FARTHEST), _FARTHEST)
+        self._seen += 1
+        self._correction += max(_WEIGHT, 1 / self._seen) * (ratio - self._correction)

@@ -1,0 +1,292 @@
+"""Running one job: a place at a Triton, the pictures, the bill; again where its Triton was lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from decimal import Decimal
+from typing import Any, TypeVar
+
+import anyio.to_thread
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from backdrop_client.triton import Replaced
+from backdrop_server.errors import (
+    BackdropError,
+    CancelledError,
+    SetupError,
+    UnavailableError,
+)
+from backdrop_server.gateway import jobs
+from backdrop_server.gateway.database import Database
+from backdrop_server.gateway.errors import EndedElsewhereError, LostError, status_of
+from backdrop_server.gateway.estimates import Estimator
+from backdrop_server.gateway.jobs import JobRequest
+from backdrop_server.gateway.metrics import Metrics
+from backdrop_server.gateway.money import price
+from backdrop_server.gateway.store import Store
+from backdrop_server.gateway.tritons import Triton, TritonPool, replace_within
+from backdrop_server.settings import Settings
+
+T = TypeVar("T")
+Load = Callable[[], Awaitable[Mapping[str, bytes]]]
+MAX_ATTEMPTS = 20
+"""Of a job over all gateways: one that takes every process down with it must end some day."""
+_DATABASE_PAUSE = 0.5
+log = logging.getLogger("backdrop.jobs")
+
+
+@dataclasses.dataclass
+class Live:
+    """A job that this gateway runs now; ``request_id`` is the attempt's own in Triton."""
+
+    job_id: str
+    attempt: int
+    """The last one begun; what ends the job must know it."""
+    triton: Triton | None = None
+    request_id: str | None = None
+    is_cancelled: bool = False
+    ended: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """How a job came out: Triton's answer, and what it cost."""
+
+    answer: Replaced
+    billed: Decimal
+
+
+class Runner:
+    """Runs the jobs of this gateway, as many at once as the Tritons have places."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        gateway: str,
+        database: Database,
+        pool: TritonPool,
+        store: Store,
+        metrics: Metrics,
+    ) -> None:
+        self.live: dict[str, Live] = {}
+        self.estimator = Estimator(settings.price_per_second, settings.reservation_headroom)
+        self.pool = pool
+        self._settings = settings
+        self._gateway = gateway
+        self._database = database
+        self._store = store
+        self._metrics = metrics
+
+    async def run(self, job_id: str, request: JobRequest, pictures: Mapping[str, bytes]) -> Pictures:
+        """Run a job that somebody waits for, and end it in the database.
+
+        Raises the BackdropError that it ended with.
+        """
+
+        async def load() -> Mapping[str, bytes]:
+            return pictures
+
+        return await self._run(Live(job_id, 0), request, load, self._settings.patience, keep=False)
+
+    async def run_stored(self, job_id: str) -> None:
+        """Run a job whose pictures are in the store, and put its results there; never raises for it."""
+        job = await self.read(lambda connection: jobs.find(connection, job_id))
+        if job is None or not job.is_open or job_id in self.live:
+            return
+        names = job.request.pictures
+
+        async def load() -> Mapping[str, bytes]:
+            return {name: await self._store.get(job_id, name) for name in names}
+
+        with contextlib.suppress(BackdropError):  # it is in the database
+            live = Live(job_id, job.attempt)
+            await self._run(live, job.request, load, self._settings.job_timeout, keep=True)
+        await self._store.remove(job_id, names)
+
+    async def cancel(self, job_id: str) -> bool:
+        """Cancel a job of this gateway, wherever it is; whether it was one."""
+        live = self.live.get(job_id)
+        if live is None:
+            return False
+        live.is_cancelled = True
+        await self.pool.wake()
+        if live.triton is not None and live.request_id is not None:
+            with contextlib.suppress(BackdropError):
+                await live.triton.control("cancel", live.request_id)
+        return True
+
+    async def _run(
+        self, live: Live, request: JobRequest, load: Load, patience: float, *, keep: bool
+    ) -> Pictures:
+        self.live[live.job_id] = live
+        self._count_jobs()
+        try:
+            fields = _fields(request, await load())
+            answer = await self._answer(live, fields, patience)
+            with self._metrics.stage("finish"):
+                return await self._finish(live, request, answer, keep)
+        except Exception as error:
+            raise await self._failed(live, error) from None
+        finally:
+            del self.live[live.job_id]
+            live.ended.set()
+            self._count_jobs()
+
+    async def _answer(self, live: Live, fields: Mapping[str, object], patience: float) -> Replaced:
+        """Ask a Triton; another one, or the same again, where it was lost under the request."""
+        losses = 0
+        while True:
+            begun_at = time.monotonic()
+            async with self.pool.place(patience, lambda: live.is_cancelled) as triton:
+                self._metrics.stages.labels("wait").observe(time.monotonic() - begun_at)
+                self._count_jobs()
+                try:
+                    return await self._attempt(live, triton, fields)
+                except LostError:
+                    losses += 1
+                    self._note_loss(live, triton, losses)
+
+    async def _attempt(self, live: Live, triton: Triton, fields: Mapping[str, object]) -> Replaced:
+        await self._begin(live, triton)
+        if live.is_cancelled:
+            raise CancelledError("the request was cancelled")
+        assert live.request_id is not None
+        with self._metrics.stage("triton"):
+            return await replace_within(triton, live.request_id, fields, self._settings.job_timeout)
+
+    def _note_loss(self, live: Live, triton: Triton, losses: int) -> None:
+        triton.is_up = False  # until a probe says otherwise
+        self._metrics.lost.inc()
+        log.warning("triton lost under a job", extra={"job": live.job_id, "triton": triton.url})
+        if losses >= self._settings.job_attempts:
+            raise UnavailableError(f"its Triton was lost {losses} times; retry later")
+
+    async def _begin(self, live: Live, triton: Triton) -> None:
+        attempt = await self.write(
+            lambda connection: jobs.begin(connection, live.job_id, self._gateway, triton.url)
+        )
+        if attempt is None:
+            raise EndedElsewhereError("the request was cancelled")
+        live.attempt = attempt
+        if attempt > MAX_ATTEMPTS:
+            raise UnavailableError(f"it was begun {MAX_ATTEMPTS} times and never ended")
+        if attempt > 1:
+            await self._cancel_everywhere(f"{live.job_id}.{attempt - 1}")
+        live.triton, live.request_id = triton, f"{live.job_id}.{attempt}"
+
+    async def _cancel_everywhere(self, request_id: str) -> None:
+        """An attempt that another gateway left in Triton would only hold the engine up."""
+        for triton in self.pool.tritons:
+            if triton.is_up:
+                with contextlib.suppress(BackdropError):
+                    await triton.control("cancel", request_id)
+
+    async def _finish(
+        self, live: Live, request: JobRequest, answer: Replaced, keep: bool
+    ) -> Pictures:
+        names = [f"{k}.{request.options.output_format}" for k in range(len(answer.images))]
+        if keep:
+            await self._store.put(live.job_id, dict(zip(names, answer.images, strict=True)))
+        seconds = float(answer.report["seconds_billed"])
+        bill = price(seconds, self._settings.price_per_second)
+        result = {"seeds": answer.seeds, "names": names, "report": dict(answer.report)}
+        billed = await self.write(
+            lambda connection: jobs.complete(
+                connection, live.job_id, live.attempt, seconds, bill, result
+            )
+        )
+        if billed is None:
+            raise EndedElsewhereError("another gateway has taken the request over")
+        self.estimator.learn(
+            request.expected_loop_seconds, float(answer.report["engine_seconds"])
+        )
+        self._count_end("COMPLETED", seconds, billed)
+        return Pictures(answer, billed)
+
+    async def _failed(self, live: Live, error: Exception) -> BackdropError:
+        """Write the job's end in the database; the error for whoever waits."""
+        if isinstance(error, EndedElsewhereError):  # it has its end already
+            return error
+        if not isinstance(error, BackdropError):
+            log.error("a job failed", exc_info=error, extra={"job": live.job_id})
+            error = BackdropError("the server failed at this request; its log says why")
+        seconds = await self._seconds_had(live) if isinstance(error, CancelledError) else 0.0
+        bill = price(seconds, self._settings.price_per_second)
+        status, text = status_of(error), str(error)
+        billed = await self.write(
+            lambda connection: jobs.fail(
+                connection,
+                live.job_id,
+                text,
+                status,
+                attempt=live.attempt,
+                seconds=seconds,
+                bill=bill,
+            )
+        )
+        self._count_end("FAILED", seconds, billed or Decimal(0))
+        return error
+
+    async def _seconds_had(self, live: Live) -> float:
+        """Engine seconds of a cancelled request: it pays for the steps that it had."""
+        if live.triton is None or live.request_id is None:
+            return 0.0
+        try:
+            status = await live.triton.control("status", live.request_id)
+        except BackdropError:
+            return 0.0
+        return float(status["engine_seconds"])
+
+    def _count_end(self, status: str, seconds: float, billed: Decimal) -> None:
+        self._metrics.ended.labels(status).inc()
+        self._metrics.seconds.inc(seconds)
+        self._metrics.credits.inc(float(billed))
+
+    def _count_jobs(self) -> None:
+        in_triton = self.pool.in_flight
+        self._metrics.jobs.labels("in_triton").set(in_triton)
+        self._metrics.jobs.labels("waiting").set(max(0, len(self.live) - in_triton))
+
+    async def read(self, action: Callable[[Connection], T]) -> T:
+        """Run ``action`` in a reading transaction, in a worker thread."""
+        return await read(self._database, action)
+
+    async def write(self, action: Callable[[Connection], T]) -> T:
+        """A transaction that is tried until the database takes it: the end of a job must not be lost."""
+        while True:
+            try:
+                return await write(self._database, action)
+            except (DBAPIError, SetupError, UnavailableError) as error:
+                log.error("the database does not answer", extra={"reason": type(error).__name__})
+                await asyncio.sleep(_DATABASE_PAUSE)
+
+
+async def read(database: Database, action: Callable[[Connection], T]) -> T:
+    """Run ``action`` in a reading transaction, in a worker thread."""
+
+    def work() -> T:
+        with database.reading() as connection:
+            return action(connection)
+
+    return await anyio.to_thread.run_sync(work)
+
+
+async def write(database: Database, action: Callable[[Connection], T]) -> T:
+    """Run ``action`` in a writing transaction, in a worker thread."""
+
+    def work() -> T:
+        with database.writing() as connection:
+            return action(connection)
+
+    return await anyio.to_thread.run_sync(work)
+
+
+def _fields(request: JobRequest, pictures: Mapping[str, bytes]) -> dict[str, Any]:
+    options = dataclasses.asdict(request.options)
+    return {**pictures, **{name: value for name, value in options.items() if value is not None}}

@@ -1,0 +1,271 @@
+"""The Tritons behind the gateway: calls over gRPC, their errors, and which one gets the next job."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import tritonclient.grpc as grpcclient
+import tritonclient.grpc.aio as grpcaio
+from tritonclient.utils import InferenceServerException
+
+from backdrop_client.triton import MODEL, OUTPUTS, Replaced, infer_inputs, read_result
+from backdrop_server.costs import Costs
+from backdrop_server.errors import (
+    BackdropError,
+    CancelledError,
+    InvalidInputError,
+    UnavailableError,
+)
+from backdrop_server.gateway.errors import LostError
+
+PROBE_SECONDS = 1.0
+CONTROL_SECONDS = 3.0
+"""What a call of `control` may take; a server that needs longer is as good as gone."""
+CANCEL_GRACE = 30.0
+"""Seconds in which a cancelled request must have come back."""
+_STUB_IS_DEAD = "tub process"
+
+
+class Triton(Protocol):
+    """One server with the model repository, as the gateway sees it."""
+
+    url: str
+    in_flight: int
+    is_up: bool
+    costs: Costs | None
+
+    async def replace(self, request_id: str, fields: Mapping[str, object]) -> Replaced:
+        """Make pictures. Raises InvalidInputError, CancelledError, LostError, UnavailableError."""
+        ...
+
+    async def matte(self, fields: Mapping[str, object]) -> tuple[int, int, bytes]:
+        """Width, height and 8-bit alpha of a photo's matte. Raises as ``replace``."""
+        ...
+
+    async def control(self, action: str, request_id: str) -> dict[str, Any]:
+        """What `control` says of a request, with ``preview``: a PNG file or no bytes."""
+        ...
+
+    async def probe(self) -> None:
+        """Look whether a picture could be made now; sets ``is_up`` and ``costs``."""
+
+    async def close(self) -> None:
+        """Close the connection."""
+
+
+class GrpcTriton:
+    """A Triton at a gRPC address."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.in_flight = 0
+        self.is_up = False
+        self.costs: Costs | None = None
+        self._client: Any = grpcaio.InferenceServerClient(url)
+
+    async def replace(self, request_id: str, fields: Mapping[str, object]) -> Replaced:
+        """See ``Triton``. No time limit: Triton 24.10 can crash on cancelled calls."""
+        result = await self._infer(MODEL, fields, OUTPUTS, request_id)
+        return read_result(result)
+
+    async def matte(self, fields: Mapping[str, object]) -> tuple[int, int, bytes]:
+        """See ``Triton``: `preprocess` alone, asked for nothing but the alpha."""
+        alpha = (await self._infer("preprocess", fields, ("alpha",), "")).as_numpy("alpha")[0]
+        return alpha.shape[1], alpha.shape[0], alpha.tobytes()
+
+    async def control(self, action: str, request_id: str) -> dict[str, Any]:
+        """See ``Triton``."""
+        inputs = []
+        for name, value in (("action", action), ("target", request_id)):
+            item = grpcclient.InferInput(name, [1, 1], "BYTES")
+            item.set_data_from_numpy(_text(value))
+            inputs.append(item)
+        with _named_errors():
+            result = await self._client.infer("control", inputs, client_timeout=CONTROL_SECONDS)
+        status: dict[str, Any] = json.loads(result.as_numpy("status")[0, 0])
+        return {**status, "preview": bytes(result.as_numpy("preview")[0, 0])}
+
+    async def probe(self) -> None:
+        """See ``Triton``."""
+        try:
+            ready = await self._client.is_server_ready(client_timeout=CONTROL_SECONDS)
+            if ready and not (self.is_up and self.costs):
+                facts = await self.control("facts", "gateway")
+                facts.pop("preview")
+                self.costs = Costs(**facts)
+            elif ready:
+                await self.control("status", "gateway")
+            self.is_up = bool(ready)
+        except (BackdropError, InferenceServerException):
+            self.is_up = False
+
+    async def close(self) -> None:
+        """See ``Triton``."""
+        await self._client.close()
+
+    async def _infer(
+        self, model: str, fields: Mapping[str, object], outputs: Sequence[str], request_id: str
+    ) -> Any:
+        with _named_errors():
+            return await self._client.infer(
+                model,
+                infer_inputs(grpcclient, fields),
+                request_id=request_id,
+                outputs=[grpcclient.InferRequestedOutput(name) for name in outputs],
+            )
+
+
+def _text(value: str) -> Any:
+    import numpy as np
+
+    return np.array([[value.encode()]], np.object_)
+
+
+@contextlib.contextmanager
+def _named_errors() -> Any:
+    """Triton's errors as ours."""
+    try:
+        yield
+    except InferenceServerException as error:
+        raise _named(error) from None
+
+
+def _named(error: InferenceServerException) -> BackdropError:
+    message = error.message() or ""
+    status = (error.status() or "").rpartition(".")[2]
+    if status == "INVALID_ARGUMENT":
+        field, _, rest = message.partition(": ")
+        problem, _, allowed = rest.partition("; allowed: ")
+        return InvalidInputError(field, problem, allowed) if allowed else BackdropError(message)
+    if status == "CANCELLED" and "cancelled" in message:
+        return CancelledError(message)
+    if status == "UNAVAILABLE" and "retry later" in message:
+        return UnavailableError(message)
+    if status in {"UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED"} or _STUB_IS_DEAD in message:
+        return LostError("Triton was lost under the request")
+    return BackdropError("the server failed at this request; its log says why")
+
+
+class TritonPool:
+    """All Tritons; a job gets a place at the one that has the fewest in flight."""
+
+    def __init__(self, tritons: Sequence[Triton], max_in_flight: int) -> None:
+        """``max_in_flight``: places at each."""
+        self.tritons = tuple(tritons)
+        self._places = max_in_flight
+        self._changed = asyncio.Condition()
+
+    @property
+    def capacity(self) -> int:
+        """Places at all Tritons together."""
+        return self._places * len(self.tritons)
+
+    @property
+    def in_flight(self) -> int:
+        """Jobs in Triton now."""
+        return sum(triton.in_flight for triton in self.tritons)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether a picture could be made now."""
+        return any(triton.is_up for triton in self.tritons)
+
+    @property
+    def costs(self) -> Costs:
+        """What an engine run takes. Raises UnavailableError before any Triton has been seen."""
+        for triton in self.tritons:
+            if triton.costs is not None:
+                return triton.costs
+        raise UnavailableError("no Triton has answered yet; retry later")
+
+    def at(self, url: str) -> Triton | None:
+        """The Triton at that address."""
+        return next((triton for triton in self.tritons if triton.url == url), None)
+
+    @contextlib.asynccontextmanager
+    async def place(
+        self, patience: float, is_cancelled: Callable[[], bool] = lambda: False
+    ) -> AsyncIterator[Triton]:
+        """A place at a Triton, waited for while all are taken, or while none is up for ``patience``.
+
+        Raises UnavailableError when patience is over, CancelledError when ``is_cancelled``.
+        """
+        triton = await self._wait_for_place(patience, is_cancelled)
+        triton.in_flight += 1
+        try:
+            yield triton
+        finally:
+            triton.in_flight -= 1
+            await self.wake()
+
+    async def wake(self) -> None:
+        """Let those who wait look again: a place is free, a Triton is up, a job is cancelled."""
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def watch(self) -> None:
+        """Probe every Triton once a second, for ever."""
+        while True:
+            await self.probe()
+            await asyncio.sleep(PROBE_SECONDS)
+
+    async def probe(self) -> None:
+        """Probe every Triton once."""
+        before = [triton.is_up for triton in self.tritons]
+        await asyncio.gather(*(triton.probe() for triton in self.tritons))
+        if before != [triton.is_up for triton in self.tritons]:
+            await self.wake()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await asyncio.gather(*(triton.close() for triton in self.tritons))
+
+    async def _wait_for_place(self, patience: float, is_cancelled: Callable[[], bool]) -> Triton:
+        up_at = time.monotonic()
+        async with self._changed:
+            while True:
+                if is_cancelled():
+                    raise CancelledError("the request was cancelled")
+                if (free := self._freest()) is not None:
+                    return free
+                if self.is_up:
+                    up_at = time.monotonic()
+                elif time.monotonic() - up_at > patience:
+                    raise UnavailableError("no Triton is up; retry later")
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), PROBE_SECONDS)
+
+    def _freest(self) -> Triton | None:
+        free = [t for t in self.tritons if t.is_up and t.in_flight < self._places]
+        return min(free, key=lambda triton: triton.in_flight, default=None)
+
+
+async def replace_within(
+    triton: Triton, request_id: str, fields: Mapping[str, object], seconds: float
+) -> Replaced:
+    """Make pictures in at most ``seconds``; past them the request is cancelled in Triton.
+
+    The call itself is left to come back, since Triton does not survive cancelled calls well; one
+    that does not is given up after a grace time. Raises UnavailableError, and as ``Triton.replace``.
+    """
+    call = asyncio.ensure_future(triton.replace(request_id, fields))
+    try:
+        done, _ = await asyncio.wait({call}, timeout=seconds)
+        if done:
+            return call.result()
+        with contextlib.suppress(BackdropError):
+            await triton.control("cancel", request_id)
+        done, _ = await asyncio.wait({call}, timeout=CANCEL_GRACE)
+        if not done:
+            raise LostError("Triton does not answer any more")
+        with contextlib.suppress(CancelledError):
+            return call.result()
+        raise UnavailableError(f"it took more than {seconds:.0f} s; retry later")
+    finally:
+        if not call.done():
+            call.cancel()
