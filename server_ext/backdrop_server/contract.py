@@ -121,7 +121,7 @@ POSTPROCESS = Model(
 )
 CONTROL = Model(
     "control",
-    (Tensor("action", "BYTES", (1,)), Tensor("target", "BYTES", (1,))),
+    (Tensor("action", "BYTES", (1,)), _optional("target", "BYTES")),
     (Tensor("status", "BYTES", (1,)), Tensor("preview", "BYTES", (1,))),
 )
 REPLACE_BACKGROUND = Model("replace_background", PUBLIC_INPUTS, PUBLIC_OUTPUTS)
@@ -173,6 +173,8 @@ SCHEDULER_ALIASES = {
     "unipc multistep": "UniPC",
 }
 """AUTOMATIC1111's names, in lower case, for exactly the same sampler."""
+_SECOND_ORDER = ("Heun", "DPM2 a Karras", "DPM2 Karras")
+"""They evaluate the UNet twice for each step but the last."""
 OUTPUT_FORMATS = ("jpeg", "png", "webp")
 
 
@@ -296,3 +298,16 @@ def _check_option(name: str, value: object) -> object:
 def sample_seed(seed: int, sample: int) -> int:
     """The seed of sample ``sample`` of a request whose seed is ``seed``: + k, past the maximum to 0."""
     return (seed + sample) % (MAX_SEED + 1)
+
+
+def unet_evaluations(scheduler: str, num_inference_steps: int, strength: float) -> int:
+    """UNet evaluations of a request, exactly as the loop makes them; 0 when no step is left.
+
+    ``scheduler`` is one of SCHEDULERS. As diffusers, ``int(steps * strength)`` steps remain.
+    """
+    kept = min(int(num_inference_steps * strength), num_inference_steps)
+    if kept < 1:
+        return 0
+    if scheduler in _SECOND_ORDER:
+        return 2 * kept - 1
+    return kept + (scheduler == "PNDM")

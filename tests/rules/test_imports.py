@@ -19,6 +19,7 @@ ALLOWED = {
     "backdrop_client": set[str](),
     "backdrop_export": {
         "backdrop_server.contract",
+        "backdrop_server.costs",
         "backdrop_server.engines",  # an engine is compared as it will be run
         "backdrop_server.errors",
         "backdrop_server.plan",
@@ -26,6 +27,7 @@ ALLOWED = {
         "backdrop_server.working_sizes",  # that an engine must take
     },
     "backdrop_server.contract": {"backdrop_server.errors"},
+    "backdrop_server.costs": {"backdrop_server.contract"},
     "backdrop_server.errors": set[str](),
     "backdrop_server.plan": set[str](),
     "backdrop_server.picture_files": set[str](),
@@ -33,6 +35,7 @@ ALLOWED = {
     "backdrop_server.working_sizes": set[str](),
     "backdrop_server.gateway": {
         "backdrop_server.contract",
+        "backdrop_server.costs",
         "backdrop_server.errors",
         "backdrop_server.picture_files",
         "backdrop_server.settings",
@@ -42,6 +45,7 @@ ALLOWED = {
         "backdrop_server.picture_files",
         "backdrop_server.working_sizes",
         "backdrop_server.contract",
+        "backdrop_server.costs",
         "backdrop_server.errors",
         "backdrop_server.plan",
     },
@@ -53,6 +57,7 @@ ALLOWED = {
     "backdrop_server.triton": {
         "backdrop_client",  # the demo sends its requests as a customer would
         "backdrop_server.contract",
+        "backdrop_server.costs",
         "backdrop_server.errors",
         "backdrop_server.plan",
         "backdrop_server.stages",
@@ -64,6 +69,7 @@ ALLOWED = {
 FORBIDDEN = {
     "backdrop_client": {"torch", "diffusers", "transformers", "cv2", "onnxruntime", "openvino"},
     "backdrop_server.contract": {"torch", "numpy", "diffusers"},
+    "backdrop_server.costs": {"torch", "numpy", "diffusers"},
     "backdrop_server.gateway": {"torch", "numpy", "diffusers", "transformers", "cv2"},
     "backdrop_server.stages": {"triton_python_backend_utils", "tritonclient", "onnxruntime"},
     "backdrop_server.engines": {"triton_python_backend_utils", "tritonclient", "diffusers"},
