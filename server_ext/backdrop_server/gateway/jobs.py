@@ -158,6 +158,12 @@ def accept(connection: Connection, job: NewJob) -> None:
     )
 
 
+def hold(connection: Connection, job_id: str, gateway: str) -> Job | None:
+    """Make the job this gateway's, which others then look after if it dies; the job."""
+    connection.execute(update(jobs).where(jobs.c.id == job_id).values(gateway=gateway))
+    return find(connection, job_id)
+
+
 def begin(connection: Connection, job_id: str, gateway: str, triton: str) -> int | None:
     """Start the job's next attempt; its number, None where the job has ended meanwhile."""
     now = time.time()

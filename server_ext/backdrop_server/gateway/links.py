@@ -26,7 +26,7 @@ class Signer:
         expected = self._sign(LINK_PATH.format(job_id=job_id, name=name), expires)
         return hmac.compare_digest(expected.encode(), signature.encode()) and time.time() < expires
 
-    def webhook_secret(self, key_id: str) -> str:
+    def webhook_secret(self, key_id: int) -> str:
         """The secret with which a key's webhooks are signed; known to the key's owner and to us."""
         text = hmac.new(self._secret, f"webhook {key_id}".encode(), hashlib.sha256).hexdigest()
         return f"whsec_{text}"

@@ -94,20 +94,25 @@ class Runner:
 
         return await self._run(Live(job_id, 0), request, load, self._settings.patience, keep=False)
 
-    async def run_stored(self, job_id: str) -> None:
-        """Run a job whose pictures are in the store, and put its results there; never raises for it."""
-        job = await self.read(lambda connection: jobs.find(connection, job_id))
-        if job is None or not job.is_open or job_id in self.live:
-            return
+    async def run_stored(self, job_id: str) -> bool:
+        """Run a job whose pictures are in the store, and put its results there; never raises for it.
+
+        Returns whether a webhook is to be sent. A job that has ended is left as it is.
+        """
+        job = await self.write(lambda connection: jobs.hold(connection, job_id, self._gateway))
+        if job is None:
+            return False
         names = job.request.pictures
 
         async def load() -> Mapping[str, bytes]:
             return {name: await self._store.get(job_id, name) for name in names}
 
-        with contextlib.suppress(BackdropError):  # it is in the database
-            live = Live(job_id, job.attempt)
-            await self._run(live, job.request, load, self._settings.job_timeout, keep=True)
-        await self._store.remove(job_id, names)
+        if job.is_open and job_id not in self.live:
+            with contextlib.suppress(BackdropError):  # it is in the database
+                live = Live(job_id, job.attempt)
+                await self._run(live, job.request, load, self._settings.job_timeout, keep=True)
+            await self._store.remove(job_id, names)
+        return job.webhook_state == "PENDING"
 
     async def cancel(self, job_id: str) -> bool:
         """Cancel a job of this gateway, wherever it is; whether it was one."""

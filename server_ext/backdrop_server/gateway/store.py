@@ -45,6 +45,17 @@ class Store:
         """Remove files of a job, all of them without ``names``; those that are gone are fine."""
         await anyio.to_thread.run_sync(self._remove, job_id, names)
 
+    async def job_ids(self) -> list[str]:
+        """Jobs that have files here."""
+        return await anyio.to_thread.run_sync(self._job_ids)
+
+    def _job_ids(self) -> list[str]:
+        try:
+            paths: list[str] = self._files.ls(self._root, detail=False)
+        except FileNotFoundError:
+            return []
+        return [path.rstrip("/").rpartition("/")[2] for path in paths]
+
     def _folder(self, job_id: str) -> str:
         return f"{self._root}/{job_id}"
 

@@ -1,0 +1,197 @@
+"""The OpenAPI document's parts that FastAPI cannot see, since bodies are read by ourselves.
+
+Fields, defaults and ranges come from the contract. The examples are small, whole pictures, so that
+a reader can send them.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+from backdrop_server.contract import (
+    MAX_PICTURE_SIDE,
+    MAX_PROMPT_CHARACTERS,
+    NUMBERS,
+    OUTPUT_FORMATS,
+    SCHEDULERS,
+    ReplaceOptions,
+)
+from backdrop_server.gateway.request import MAX_URL_CHARACTERS
+
+Schema = dict[str, Any]
+
+ERROR: Schema = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "string",
+            "description": "One sentence: the field, what is wrong, what is allowed.",
+            "example": "samples: 5 is out of range; allowed: a whole number from 1 to 4",
+        }
+    },
+}
+_MEANINGS = {
+    400: "The body is refused; the sentence names the field.",
+    401: "The key is missing or wrong.",
+    404: "There is no such request, or it is another key's, or its results are gone.",
+    406: "Not enough credits.",
+    413: "The body is too large.",
+    415: "The body is not JSON.",
+    429: "Over the key's rate.",
+    500: "The server failed; the header x-request-id says at what.",
+    503: "At capacity, or no Triton is up.",
+}
+_HELP = {
+    "samples": "Pictures to make; sample k has the seed seed + k.",
+    "num_inference_steps": "Steps of the sampler.",
+    "guidance_scale": "How strongly the prompt is followed.",
+    "seed": "-1 is random.",
+    "strength": "How much of the background is repainted.",
+    "cn_weight": "ControlNet: how strongly the product's edges hold.",
+    "ip_adapter_weight": "IP-Adapter: how strongly the reference picture speaks.",
+}
+
+
+def errors(*statuses: int) -> dict[int | str, Any]:
+    """The ``responses`` of a route that can answer with these errors."""
+    found: dict[int | str, Any] = {}
+    for status in statuses:
+        answer: Schema = {
+            "description": _MEANINGS[status],
+            "content": {"application/json": {"schema": ERROR}},
+        }
+        if status in {429, 503}:
+            answer["headers"] = {
+                "Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}
+            }
+        found[status] = answer
+    return found
+
+
+def json_answer(description: str, schema: Schema) -> Schema:
+    """A response of JSON."""
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def body(schema: Schema, example: Mapping[str, Any]) -> Schema:
+    """``openapi_extra`` of a route that reads its JSON body by itself."""
+    content = {"application/json": {"schema": schema, "example": dict(example)}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def replace_schema() -> Schema:
+    """The body of ``bg-replace``, v1 and v2."""
+    return _object(
+        {
+            "image": _picture("The product."),
+            "ref_image": _picture("The wanted surroundings."),
+            "mask_image": _optional(_picture("White: repaint, black: keep; the photo's size.")),
+            "prompt": _text("What the surroundings are."),
+            "negative_prompt": _optional(_text("What they are not.")),
+            **{name: _number(name) for name in NUMBERS},
+            "scheduler": _optional(
+                {"type": "string", "enum": list(SCHEDULERS), "default": ReplaceOptions("").scheduler}
+            ),
+            "preserve_subject": _flag(True, "False: the model's raw output at its working size."),
+            "output_format": _optional(
+                {"type": "string", "enum": list(OUTPUT_FORMATS), "default": "jpeg"}
+            ),
+            "base64": _flag(None, "JSON with base64 in place of bytes (v1) or links (v2)."),
+            "dry_run": _flag(False, "Only check the request and say what it would cost."),
+            "webhook_url": _optional(
+                {
+                    "type": "string",
+                    "format": "uri",
+                    "maxLength": MAX_URL_CHARACTERS,
+                    "description": "v2: where to send the result; signed.",
+                }
+            ),
+        },
+        required=("image", "ref_image", "prompt"),
+    )
+
+
+def matte_schema() -> Schema:
+    """The body of ``bg-replace/matte``."""
+    return _object(
+        {
+            "image": _picture("The product."),
+            "mask_image": _optional(_picture("White: repaint, black: keep; the photo's size.")),
+        },
+        required=("image",),
+    )
+
+
+def replace_example() -> Schema:
+    """A request that is in order."""
+    return {
+        "image": example_picture("white", "teal"),
+        "ref_image": example_picture("wheat", "sienna"),
+        "prompt": "a teal box on a wooden table at sunset",
+        "num_inference_steps": 20,
+        "scheduler": "Euler",
+        "seed": 7,
+    }
+
+
+def matte_example() -> Schema:
+    """A request for a matte that is in order."""
+    return {"image": example_picture("white", "teal")}
+
+
+def example_picture(ground: str, thing: str) -> str:
+    """A box on a plain ground, 64 x 64 px, as base64 of a PNG file."""
+    picture = Image.new("RGB", (64, 64), ground)
+    ImageDraw.Draw(picture).rectangle((18, 14, 45, 49), fill=thing)
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def _object(properties: Schema, required: tuple[str, ...]) -> Schema:
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": list(required),
+        "properties": properties,
+    }
+
+
+def _picture(what: str) -> Schema:
+    limits = f"up to {MAX_PICTURE_SIDE}x{MAX_PICTURE_SIDE} px"
+    form = "as base64, data URI or http(s) URL"
+    return {
+        "type": "string",
+        "minLength": 1,
+        "description": f"{what} A PNG, JPEG, GIF or WebP file {form}, {limits}.",
+    }
+
+
+def _text(what: str) -> Schema:
+    return {"type": "string", "maxLength": MAX_PROMPT_CHARACTERS, "description": what}
+
+
+def _number(name: str) -> Schema:
+    number = NUMBERS[name]
+    kind = "integer" if number.integer else "number"
+    limits = {"minimum": number.low, "maximum": number.high, "default": number.default}
+    return _optional({"type": kind, **limits, "description": _HELP[name]})
+
+
+def _flag(default: bool | None, what: str) -> Schema:
+    schema: Schema = {"type": "boolean", "description": what}
+    return _optional(schema if default is None else schema | {"default": default})
+
+
+def _optional(schema: Schema) -> Schema:
+    """Null stands for absent."""
+    nullable = schema | {"type": [schema["type"], "null"]}
+    if "enum" in schema:
+        nullable["enum"] = [*schema["enum"], None]
+    return nullable

@@ -1,0 +1,182 @@
+"""``POST /v1/bg-replace``: wait for the picture."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from fastapi import APIRouter, Request, Response
+
+from backdrop_server.errors import BackdropError, CancelledError, InvalidInputError
+from backdrop_server.gateway import jobs, openapi
+from backdrop_server.gateway.answers import Money, pictures_answer, quote_answer
+from backdrop_server.gateway.entrance import (
+    IdempotencyKey,
+    RatedKey,
+    admitted,
+    gateway_of,
+)
+from backdrop_server.gateway.errors import FailedJobError
+from backdrop_server.gateway.gateway import Gateway
+from backdrop_server.gateway.jobs import Job, NewJob
+from backdrop_server.gateway.keys import Key
+from backdrop_server.gateway.runner import read
+from backdrop_server.gateway.submissions import Submission
+
+T = TypeVar("T")
+_LOOK_AGAIN = 0.25
+"""Seconds between looks whether the caller is still there, or another gateway's job has ended."""
+_ANSWERS: openapi.Schema = {
+    "description": "The picture, or JSON with base64: `image`, or `images` for several samples.",
+    "headers": {
+        name: {"schema": {"type": "string"}, "description": text}
+        for name, text in (
+            ("x-remaining-credits", "The key's balance."),
+            ("x-credits-consumed", "The bill of this request."),
+            ("x-seed", "All seeds, with commas."),
+        )
+    },
+    "content": {
+        **{f"image/{kind}": {"schema": {"type": "string", "format": "binary"}}
+           for kind in ("jpeg", "png", "webp")},
+        "application/json": {"schema": {"type": "object"}},
+    },
+}  # fmt: skip
+router = APIRouter(tags=["v1"])
+
+
+@router.post(
+    "/v1/bg-replace",
+    summary="Replace the background and wait for the picture",
+    response_class=Response,
+    responses={200: _ANSWERS, **openapi.errors(400, 401, 406, 413, 415, 429, 500, 503)},
+    openapi_extra=openapi.body(openapi.replace_schema(), openapi.replace_example()),
+)
+async def replace_and_wait(
+    request: Request, key: RatedKey, idempotency_key: IdempotencyKey
+) -> Response:
+    """A failed request is not billed. A caller that goes away cancels its request."""
+    gateway = gateway_of(request)
+    async with admitted(request) as (ticket, data):
+        with gateway.metrics.stage("admit"):
+            submission = await gateway.submissions.read(data)
+            _check_form(gateway, submission)
+            if submission.body.dry_run:
+                money = Money(await gateway.submissions.balance(key))
+                return quote_answer(submission.estimate, submission.body.options.seed, money)
+            job_id = request.state.request_id
+            kind = jobs.QUEUE if idempotency_key else jobs.WAIT
+            job = await find_or_accept(gateway, job_id, kind, key, submission, idempotency_key)
+        if kind == jobs.QUEUE:
+            if job.id == job_id:
+                await gateway.begin_stored(job_id, ticket)
+            request.state.request_id = job.id
+            return await _wait_for_stored(gateway, request, job.id, key, submission)
+        assert isinstance(job, NewJob)
+        return await _run_now(gateway, request, job, key, submission)
+
+
+async def find_or_accept(
+    gateway: Gateway,
+    job_id: str,
+    kind: str,
+    key: Key,
+    submission: Submission,
+    idempotency_key: str | None,
+) -> NewJob | Job:
+    """A new job, or the one that this very request was made into before."""
+    if idempotency_key is not None:
+        twin = await gateway.submissions.find_twin(key, idempotency_key, submission.digest)
+        if twin is not None:
+            return twin
+    return await gateway.submissions.accept(job_id, kind, key, submission, idempotency_key)
+
+
+def _check_form(gateway: Gateway, submission: Submission) -> None:
+    """Bytes can hold only one picture, and nobody waits twice for one."""
+    if submission.body.webhook_url is not None:
+        raise InvalidInputError("webhook_url", "v1 answers at once", "webhook_url over v2 only")
+    if submission.body.options.samples > 1 and not _as_base64(gateway, submission):
+        problem = "several pictures do not fit into one picture's bytes"
+        raise InvalidInputError("samples", problem, "1, or several with base64 set to true")
+
+
+def _as_base64(gateway: Gateway, submission: Submission) -> bool:
+    said = submission.body.base64
+    return gateway.settings.base64_default if said is None else said
+
+
+async def _run_now(
+    gateway: Gateway, request: Request, job: NewJob, key: Key, submission: Submission
+) -> Response:
+    begun_at = time.monotonic()
+    work = gateway.runner.run(job.id, job.request, submission.pictures)
+    made = await _unless_gone(gateway, request, job.id, work)
+    gateway.admission.learn(time.monotonic() - begun_at)
+    money = Money(await gateway.submissions.balance(key), made.billed)
+    return pictures_answer(
+        made.answer.images,
+        made.answer.seeds,
+        job.request.options.output_format,
+        as_base64=_as_base64(gateway, submission),
+        money=money,
+    )
+
+
+async def _unless_gone(
+    gateway: Gateway, request: Request, job_id: str, work: Awaitable[T]
+) -> T:
+    """Wait for ``work``; if the caller goes away, cancel the job and wait for its end."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        await asyncio.wait({task}, timeout=_LOOK_AGAIN)
+        if not task.done() and await request.is_disconnected():
+            await gateway.runner.cancel(job_id)
+            with contextlib.suppress(BackdropError):
+                await task
+            raise CancelledError("the caller went away")
+    return task.result()
+
+
+async def _wait_for_stored(
+    gateway: Gateway, request: Request, job_id: str, key: Key, submission: Submission
+) -> Response:
+    """The answer of a durable job, which goes on if this caller goes away: it may ask again."""
+    job = await ended_job(gateway, request, job_id)
+    if job.status == "FAILED":
+        raise FailedJobError(job.error or "", job.error_status or 500)
+    images = [await gateway.store.get(job.id, name) for name in job.result["names"]]
+    assert job.billed is not None
+    money = Money(await gateway.submissions.balance(key), job.billed)
+    return pictures_answer(
+        images,
+        job.result["seeds"],
+        job.request.options.output_format,
+        as_base64=_as_base64(gateway, submission),
+        money=money,
+    )
+
+
+async def ended_job(gateway: Gateway, request: Request, job_id: str) -> Job:
+    """Wait for a job's end, wherever it runs. Raises CancelledError when the caller is gone."""
+    while True:
+        live = gateway.runner.live.get(job_id)
+        if live is not None:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(live.ended.wait(), _LOOK_AGAIN)
+        else:
+            await asyncio.sleep(_LOOK_AGAIN / 5)
+        if job_id not in gateway.runner.live:
+            job = await read(gateway.database, lambda connection: jobs.find(connection, job_id))
+            if job is None or not job.is_open:
+                break
+        if await request.is_disconnected():
+            raise CancelledError("the caller went away")
+    if job is None or job.swept_at is not None:
+        raise FailedJobError("the results of this request are gone", 404)
+    return job
+
+

@@ -1,0 +1,260 @@
+"""v2: submit, follow, cancel; results by signed link; the matte alone."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import anyio.to_thread
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from PIL import Image
+
+from backdrop_server.gateway import jobs, openapi
+from backdrop_server.gateway.answers import (
+    MEDIA_TYPES,
+    Money,
+    event,
+    quote_answer,
+    status_code,
+)
+from backdrop_server.gateway.entrance import (
+    AnyKey,
+    IdempotencyKey,
+    RatedKey,
+    admitted,
+    gateway_of,
+)
+from backdrop_server.gateway.errors import NotFoundError
+from backdrop_server.gateway.gateway import Gateway
+from backdrop_server.gateway.jobs import Job
+from backdrop_server.gateway.runner import read, write
+from backdrop_server.gateway.routes_v1 import find_or_accept
+
+_EVENT_PAUSE = 0.25
+_KEEP_ALIVE = 15.0
+"""Seconds after which a silent stream says something, for the sake of proxies between."""
+_SUBMITTED: openapi.Schema = {
+    "type": "object",
+    "description": "`request_id`, `status`, `poll_url`, `status_url`, `response_url`; or a quote.",
+}
+_STATUS: openapi.Schema = {
+    "type": "object",
+    "required": ["request_id", "status"],
+    "properties": {
+        "request_id": {"type": "string"},
+        "status": {"enum": ["QUEUED", "PROCESSING", "COMPLETED", "FAILED"]},
+        "error": {"type": "string"},
+        "progress": {"type": "object"},
+        "output": {"type": ["array", "null"], "items": {"type": "string"}},
+    },
+}
+_JOB = {
+    200: openapi.json_answer("The job.", _STATUS),
+    422: openapi.json_answer("The job has FAILED; `error` says why.", _STATUS),
+    **openapi.errors(401, 404, 500),
+}
+router = APIRouter(tags=["v2"])
+
+
+@router.post(
+    "/v2/bg-replace",
+    summary="Submit a request and poll for its result",
+    responses={
+        200: openapi.json_answer("Submitted; or, with `dry_run`, what it would cost.", _SUBMITTED),
+        **openapi.errors(400, 401, 406, 413, 415, 429, 500, 503),
+    },
+    openapi_extra=openapi.body(openapi.replace_schema(), openapi.replace_example()),
+)
+async def submit(request: Request, key: RatedKey, idempotency_key: IdempotencyKey) -> JSONResponse:
+    """A request that was answered here is durable: it ends, whatever happens to the server."""
+    gateway = gateway_of(request)
+    async with admitted(request) as (ticket, data):
+        with gateway.metrics.stage("admit"):
+            submission = await gateway.submissions.read(data)
+            if submission.body.dry_run:
+                money = Money(await gateway.submissions.balance(key))
+                return quote_answer(submission.estimate, submission.body.options.seed, money)
+            job_id = request.state.request_id
+            job = await find_or_accept(
+                gateway, job_id, jobs.QUEUE, key, submission, idempotency_key
+            )
+            if job.id == job_id:
+                await gateway.begin_stored(job_id, ticket)
+            request.state.request_id = job.id
+        money = Money(await gateway.submissions.balance(key))
+        return JSONResponse(gateway.answers.submitted(job.id), headers=money.headers())
+
+
+@router.post(
+    "/v2/bg-replace/matte",
+    summary="The matte alone",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "PNG, 8-bit grey, the photo's size; white is product.",
+            "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
+        },
+        **openapi.errors(400, 401, 413, 415, 429, 500, 503),
+    },
+    openapi_extra=openapi.body(openapi.matte_schema(), openapi.matte_example()),
+)
+async def matte(request: Request, key: RatedKey) -> Response:
+    """Free of charge; it needs no engine."""
+    del key
+    gateway = gateway_of(request)
+    async with admitted(request) as (_, data):
+        pictures = await gateway.submissions.read_matte(data)
+        async with gateway.pool.place(gateway.settings.patience) as triton:
+            width, height, alpha = await triton.matte(pictures)
+        png = await anyio.to_thread.run_sync(_png, width, height, alpha)
+        return Response(png, media_type="image/png")
+
+
+def _png(width: int, height: int, alpha: bytes) -> bytes:
+    file = io.BytesIO()
+    Image.frombytes("L", (width, height), alpha).save(file, "PNG", compress_level=4)
+    return file.getvalue()
+
+
+JobId = Annotated[str, Path(description="The `request_id` of a submission.", examples=["0" * 32])]
+
+
+async def own_job(request: Request, key: AnyKey, job_id: JobId) -> Job:
+    """The caller's job; another key's is as unknown as one that never was. Raises NotFoundError."""
+    gateway = gateway_of(request)
+    job = await read(gateway.database, lambda connection: jobs.find(connection, job_id, key.id))
+    if job is None:
+        raise NotFoundError("there is no such request")
+    return job
+
+
+OwnJob = Annotated[Job, Depends(own_job)]
+
+
+@router.get("/v2/requests/{job_id}/status", summary="Where a job is", responses=_JOB)
+async def status(request: Request, job: OwnJob) -> JSONResponse:
+    """QUEUED, PROCESSING, COMPLETED or FAILED, with progress and a preview."""
+    content = await gateway_of(request).answers.status(job)
+    return JSONResponse(content, status_code(job))
+
+
+@router.get("/v2/requests/{job_id}", summary="A job's result", responses=_JOB)
+async def result(request: Request, job: OwnJob) -> JSONResponse:
+    """`output`: links to the pictures, or base64 where the job asked for it."""
+    content = await gateway_of(request).answers.result(job)
+    return JSONResponse(content, status_code(job))
+
+
+@router.delete("/v2/requests/{job_id}", summary="Cancel a job", responses=_JOB)
+async def cancel(request: Request, job: OwnJob) -> JSONResponse:
+    """It ends as FAILED and pays for the steps that it had; one that has ended stays as it is."""
+    gateway = gateway_of(request)
+    if job.is_open:
+        await write(
+            gateway.database, lambda connection: jobs.request_cancel(connection, job.id)
+        )
+        await gateway.runner.cancel(job.id)
+        job = await _after_cancel(gateway, job)
+    content = await gateway.answers.status(job)
+    return JSONResponse(content, status_code(job))
+
+
+async def _after_cancel(gateway: Gateway, job: Job) -> Job:
+    """The job a moment later: most end within a step. Where it is held elsewhere, as it stands."""
+    live = gateway.runner.live.get(job.id)
+    if live is not None:
+        await asyncio.wait({asyncio.ensure_future(live.ended.wait())}, timeout=1.0)
+    found = await read(gateway.database, lambda connection: jobs.find(connection, job.id))
+    return found or job
+
+
+@router.get(
+    "/v2/requests/{job_id}/events",
+    summary="A job's status as server-sent events",
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "description": "Events named `status`; the last one says COMPLETED or FAILED.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        **openapi.errors(401, 404, 500),
+    },
+)
+async def events(request: Request, job: OwnJob) -> StreamingResponse:
+    """Each has the body of `/status`; one comes whenever that has changed."""
+    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+    stream = _events(gateway_of(request), job)
+    return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+
+
+async def _events(gateway: Gateway, job: Job) -> AsyncIterator[str]:
+    last: dict[str, Any] = {}
+    loop = asyncio.get_running_loop()
+    spoke_at = loop.time()
+    while True:
+        content = await gateway.answers.status(job)
+        if content != last:
+            yield event(content)
+            last, spoke_at = content, loop.time()
+        elif loop.time() - spoke_at > _KEEP_ALIVE:
+            yield ": still there\n\n"
+            spoke_at = loop.time()
+        if not job.is_open:
+            return
+        await asyncio.sleep(_EVENT_PAUSE)
+        found = await read(gateway.database, lambda connection: jobs.find(connection, job.id))
+        if found is None:
+            return
+        job = found
+
+
+@router.get(
+    "/v2/results/{job_id}/{name}",
+    summary="A picture by its signed link",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "The picture.",
+            "content": {
+                kind: {"schema": {"type": "string", "format": "binary"}}
+                for kind in MEDIA_TYPES.values()
+            },
+        },
+        **openapi.errors(404, 500),
+    },
+)
+async def picture(
+    request: Request,
+    job_id: str,
+    name: str,
+    expires: Annotated[str, Query()] = "",
+    signature: Annotated[str, Query()] = "",
+) -> Response:
+    """Needs no key: the link carries its own permission, until the result is removed."""
+    gateway = gateway_of(request)
+    gone = NotFoundError("there is no such result, or its link has expired")
+    is_number = expires.isascii() and expires.isdigit() and len(expires) < 16
+    if not is_number or not gateway.signer.allows(job_id, name, int(expires), signature):
+        raise gone
+    try:
+        data = await gateway.store.get(job_id, name)
+    except FileNotFoundError:
+        raise gone from None
+    media_type = MEDIA_TYPES[name.rpartition(".")[2]]
+    return Response(data, media_type=media_type, headers={"cache-control": "private, max-age=3600"})
+
+
+@router.get(
+    "/v2/webhook-secret",
+    summary="The secret that signs your webhooks",
+    responses={
+        200: openapi.json_answer("The secret.", {"type": "object", "required": ["secret"]}),
+        **openapi.errors(401, 500),
+    },
+)
+async def webhook_secret(request: Request, key: AnyKey) -> JSONResponse:
+    """HMAC-SHA256 over the header x-backdrop-timestamp, a dot, and the body, in hex."""
+    return JSONResponse({"secret": gateway_of(request).signer.webhook_secret(key.id)})
