@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from backdrop_export.folders import write_atomically
-from backdrop_server import contract
+from backdrop_server import contract, costs
 
 MANIFEST = "manifest.json"
 LIBRARIES = (
@@ -48,8 +48,9 @@ def hash_values(values: object) -> str:
 
 @functools.cache
 def code_version() -> str:
-    """SHA-256 of this package's sources and of the contract that they follow."""
-    files = [*sorted(Path(__file__).parent.glob("*.py")), Path(contract.__file__)]
+    """SHA-256 of this package's sources and of the contract and the costs that they follow."""
+    own = sorted(Path(__file__).parent.glob("*.py"))
+    files = [*own, Path(contract.__file__), Path(costs.__file__)]
     return hash_values([hash_file(file) for file in files])
 
 

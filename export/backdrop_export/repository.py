@@ -17,6 +17,7 @@ from backdrop_export.compilers import (
     max_batch_size,
     optimization_profiles,
 )
+from backdrop_export.engine_costs import costs_of, measure_engine
 from backdrop_export.engines import (
     DEFAULT_ENGINE,
     QUANTIZED,
@@ -73,7 +74,7 @@ def export_repository(
     with replaced_folder(target) as folder:
         builder = _Builder(opened, kind, graphs, folder, report)
         builder.build(source)
-        _write_repository_manifest(folder, key, kind, builder.differences, records)
+        _write_repository_manifest(key, builder, records)
     report.print_differences()
     report.say(f"{target}: complete")
     return target
@@ -112,20 +113,18 @@ def _is_current(folder: Path, key: dict[str, Any]) -> bool:
 
 
 def _write_repository_manifest(
-    folder: Path,
-    key: dict[str, Any],
-    kind: EngineKind,
-    differences: list[dict[str, Any]],
-    records: dict[str, Any],
+    key: dict[str, Any], builder: _Builder, records: dict[str, Any]
 ) -> None:
+    folder = builder.folder
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     manifest = {
-        "engine": kind.backend,
-        "precision": kind.precision.value,
+        "engine": builder.kind.backend,
+        "precision": builder.kind.precision.value,
         "differences": {
             "onnx": [row for record in records.values() for row in record["differences"]],
-            "engine": differences,
+            "engine": builder.differences,
         },
+        "costs": dataclasses.asdict(costs_of(builder.bundle, builder.seconds)),
         "key": key,
         "files": hash_files(folder, files),
     }
@@ -142,6 +141,8 @@ class _Builder:
     folder: Path
     report: Report
     differences: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    """By graph, of one call of its engine."""
 
     def build(self, declarations: Path) -> None:
         """Copy the declarations and put beside them all that they name."""
@@ -152,6 +153,7 @@ class _Builder:
                 self._engine(graph)
         self._denoise_files()
         self._preprocess_files()
+        self._costs_files()
 
     def _engine(self, graph: str) -> None:
         model, stem = ("denoise", graph) if graph == DENOISER else (graph, "model")
@@ -161,6 +163,7 @@ class _Builder:
         kind = kind_for_graph(self.kind, self.bundle, graph)
         compile_engine(kind, source, version / stem)
         self._verify(kind, source, version / stem)
+        self.seconds[graph] = measure_engine(kind, self.bundle, graph, version / stem)
         lines = _parameter("precision", kind.precision.value)
         if graph == DENOISER:
             lines = _parameter("engine", self.kind.backend) + lines
@@ -214,6 +217,11 @@ class _Builder:
         self._facts(version)
         for name in ("tokenizer", "tokenizer_2"):
             shutil.copytree(self.bundle.path / name, version / name)
+
+    def _costs_files(self) -> None:
+        text = costs_of(self.bundle, self.seconds).to_json()
+        for model in ("control", "postprocess"):
+            (self.folder / model / "1" / "costs.json").write_text(text, encoding="utf-8")
 
     def _facts(self, version: Path) -> None:
         (version / "bundle.json").write_text(self.bundle.facts().to_json(), encoding="utf-8")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
 import shutil
+import timeit
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,9 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from backdrop_export import cli
-from backdrop_export.bundles import GRAPH_FOLDERS, IP_ADAPTER, Bundle
+from backdrop_export.bundles import DENOISER, GRAPH_FOLDERS, IP_ADAPTER, Bundle
 from backdrop_export.compilers import Source, compile_engine
+from backdrop_export.engine_costs import median_seconds
 from backdrop_export.engines import ENGINE_KINDS, Arrays, load_network
 from backdrop_export.folders import replaced_folder
 from backdrop_export.loading import load_graph
@@ -22,10 +25,13 @@ from backdrop_export.manifest import read_manifest
 from backdrop_export.onnx_graphs import export_graphs, graphs_folder, outdated_graphs
 from backdrop_export.reporting import Report
 from backdrop_export.repository import export_repository
+from backdrop_export.samples import Size, sample_inputs
 from backdrop_export.verification import Difference, check, compare, expected_answers
 from backdrop_server import contract
+from backdrop_server.costs import Costs
+from backdrop_server.engines.loading import load_engine
 from backdrop_server.errors import EngineError, SetupError
-from backdrop_server.plan import BundleFacts
+from backdrop_server.plan import BundleFacts, Precision
 from tests.export.conftest import Export
 
 
@@ -91,6 +97,44 @@ def test_the_manifest_tells_what_it_was_made_of(export: Export) -> None:
     assert {row["graph"] for row in manifest["differences"]["onnx"]} == set(GRAPH_FOLDERS)
     assert "unet/config.json" in manifest["key"]["bundle"]
     assert manifest["key"]["libraries"]["torch"]
+
+
+def test_costs_lie_beside_who_reads_them_and_in_the_manifest(export: Export) -> None:
+    texts = {
+        (export.repository / model / "1" / "costs.json").read_text()
+        for model in ("control", "postprocess")
+    }
+    (text,) = texts
+    costs = Costs.from_json(text)
+    assert costs.native_pixels == export.bundle.facts().native_pixels
+    assert read_manifest(export.repository)["costs"] == dataclasses.asdict(costs)
+
+
+def test_the_cost_of_a_row_is_what_a_call_takes(export: Export) -> None:
+    costs = Costs.from_json((export.repository / "control" / "1" / "costs.json").read_text())
+    path = export.repository / "denoise" / "1" / "unet_controlnet"
+    engine = load_engine("onnxruntime", path, Precision.FP32)
+    side = round(costs.native_pixels**0.5)
+    inputs = sample_inputs(export.bundle, DENOISER, Size(2, side, side))
+    seconds = min(timeit.repeat(lambda: engine.run(inputs), number=1, repeat=7))
+    assert seconds / 2 / 3 <= costs.row <= seconds / 2 * 3
+
+
+def test_slow_runs_are_few() -> None:
+    clock = [0.0]
+
+    def median_of(seconds: list[float]) -> tuple[float, int]:
+        left = iter(seconds)
+
+        def run() -> None:
+            clock[0] += next(left)
+
+        found = median_seconds(run, lambda: clock[0])
+        return found, len(seconds) - len(list(left))
+
+    assert median_of([9.0, 1.0, 2.0, 1.5, 1.0, 7.0, 1.0]) == (1.5, 6)  # the warm-up does not count
+    assert median_of([9.0, 4.0, 4.0, 4.0, 4.0, 4.0]) == (4.0, 4)
+    assert median_of([30.0, 20.0]) == (30.0, 1)
 
 
 def test_a_second_run_builds_nothing(

@@ -59,10 +59,11 @@ class Flight:
         """All requests at once."""
         return [future.result() for future in [self.send(fields) for fields in requests]]
 
-    def control(self, action: str, request_id: str) -> dict[str, Any]:
-        """What `control` says of a request."""
+    def control(self, action: str, request_id: str | None = None) -> dict[str, Any]:
+        """What `control` says of a request, or of the server."""
+        given = {"action": action} | ({} if request_id is None else {"target": request_id})
         inputs = []
-        for name, value in (("action", action), ("target", request_id)):
+        for name, value in given.items():
             item = grpcclient.InferInput(name, [1, 1], "BYTES")
             item.set_data_from_numpy(np.array([[value.encode()]], np.object_))
             inputs.append(item)

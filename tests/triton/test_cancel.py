@@ -147,9 +147,15 @@ def test_progress_and_preview_are_seen_while_it_runs(flight: Flight) -> None:
 
 @pytest.mark.parametrize(
     ("action", "target", "message"),
-    [("stop", "a", "action: 'stop' is not known"), ("cancel", "", "target: it is empty")],
+    [
+        ("stop", "a", "action: 'stop' is not known; allowed: status, cancel, facts"),
+        ("cancel", "", "target: it is empty; allowed: the id of a request"),
+        ("status", None, "target: it is missing; allowed: the id of a request"),
+    ],
 )
-def test_control_says_what_is_wrong(flight: Flight, action: str, target: str, message: str) -> None:
+def test_control_says_what_is_wrong(
+    flight: Flight, action: str, target: str | None, message: str
+) -> None:
     with pytest.raises(InferenceServerException, match=message) as caught:
         flight.control(action, target)
     assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"

@@ -39,7 +39,7 @@ def test_a_request_goes_through_its_stages(board: Board) -> None:
     assert board.status("a").stage is Stage.WAITING
     board.run("a", total=49)
     preview = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
-    board.post_step("a", 3, preview)
+    board.post_step("a", 3, 0.5, preview)
     status = board.status("a")
     assert (status.stage, status.step, status.total) == (Stage.RUNNING, 3, 49)
     assert status.preview is not None
@@ -49,6 +49,23 @@ def test_a_request_goes_through_its_stages(board: Board) -> None:
     board.move("a", Stage.ENDED)
     assert board.count_live() == 0
     assert board.status("a").preview is None
+
+
+def test_engine_seconds_stay_with_an_ended_one_and_begin_anew_with_the_next(
+    board: Board, clock: Clock
+) -> None:
+    board.run("a", total=49)
+    assert board.status("a").engine_seconds == 0
+    for step, seconds in ((1, 0.125), (2, 0.375)):
+        board.post_step("a", step, seconds)
+        assert board.status("a").engine_seconds == seconds
+    board.cancel("a")
+    board.move("a", Stage.ENDED)
+    clock.now += KEEP_ENDED - 1
+    assert board.status("a").engine_seconds == 0.375
+    board.enter("a", LIMIT)
+    assert board.status("a").engine_seconds == 0
+    assert board.status("unknown").engine_seconds == 0
 
 
 def test_a_live_duplicate_is_refused_and_leaves_the_first_alone(board: Board) -> None:
@@ -139,7 +156,7 @@ def test_those_queued_behind_a_full_loop_are_kept(board: Board, clock: Clock) ->
     for _ in range(30):
         clock.now += LEASE / 2
         for number in range(MAX_IN_FLIGHT):
-            board.post_step(f"r{number}", 1)
+            board.post_step(f"r{number}", 1, 0.5)
     assert board.status("queued").stage is Stage.WAITING
     assert board.is_cancelled("queued")
     board.move("r0", Stage.ENDED)
@@ -169,7 +186,7 @@ def test_tombstones_never_crowd_out_the_living(board: Board) -> None:
 def test_a_large_preview_is_thinned_to_fit(board: Board) -> None:
     board.enter("a", LIMIT)
     board.run("a", 5)
-    board.post_step("a", 1, np.full((256, 256, 3), 7, np.uint8))
+    board.post_step("a", 1, 0.5, np.full((256, 256, 3), 7, np.uint8))
     preview = board.status("a").preview
     assert preview is not None
     assert preview.shape == (128, 128, 3)
@@ -180,7 +197,7 @@ def test_previews_of_two_requests_do_not_mix(board: Board) -> None:
     for name, value in (("a", 1), ("b", 2)):
         board.enter(name, LIMIT)
         board.run(name, 5)
-        board.post_step(name, 1, np.full((8, 8, 3), value, np.uint8))
+        board.post_step(name, 1, 0.5, np.full((8, 8, 3), value, np.uint8))
     for name, value in (("a", 1), ("b", 2)):
         preview = board.status(name).preview
         assert preview is not None

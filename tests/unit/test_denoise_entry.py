@@ -22,7 +22,7 @@ import torch
 
 from backdrop_server.errors import EngineError
 from backdrop_server.plan import EngineLimits
-from backdrop_server.triton.board import SHM_FOLDER, Board
+from backdrop_server.triton.board import SHM_FOLDER, Board, Stage
 from tests.unit import triton_stub
 from tests.unit.denoise_loop import LIMITS, DeviceLane, Loop, ToyEngine, request, three
 from tests.unit.test_denoise import FACTS
@@ -35,7 +35,8 @@ MakeLoop = Callable[..., Loop]
 @pytest.fixture
 def entry(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The entry's module, imported as inside Triton."""
-    names = ("backdrop_server.triton.denoise", "backdrop_server.triton.tensors")
+    modules = ("denoise", "metrics", "tensors")
+    names = [f"backdrop_server.triton.{module}" for module in modules]
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", triton_stub.module())
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -244,9 +245,54 @@ def test_rows_are_counted_without_their_padding(make_loop: MakeLoop) -> None:
     assert loop.engine.rows == [8, 2]
     loop.step(request(3, seeds=(1, 2, 3)))
     assert loop.engine.rows == [8, 2, 8]
-    assert loop.model._engine_calls[0].value == 3
-    assert loop.model._engine_rows[0].value == 16
-    assert loop.model._padded_rows[0].value == 2
+    assert loop.model._metrics.calls.value == 3
+    assert loop.model._metrics.rows.value == 16
+    assert loop.model._metrics.padded_rows.value == 2
+
+
+class LandedStopwatch:
+    """A quarter of a second, that cannot be read before the device is known to be through."""
+
+    def __init__(self, queue: FakeQueue) -> None:
+        self._queue = queue
+        self._step = queue.events + 1
+
+    def stop(self) -> None: ...
+
+    def seconds(self) -> float:
+        assert f"waited for {self._step}" in self._queue.log
+        return 0.25
+
+
+def test_engine_time_is_counted_when_it_has_landed(make_loop: MakeLoop) -> None:
+    queue = FakeQueue()
+    loop = make_loop(queue=queue)
+    loop.model._lane.stopwatch = lambda: LandedStopwatch(queue)
+    short, wide = request(1, scheduler="Euler"), request(2, seeds=tuple(range(4)))
+    busy = loop.model._metrics.busy_seconds
+    loop.step(short, wide)  # 4 and 8 rows: two calls, timed as one for those who share it
+    assert busy.value == 0
+    assert loop.board.status("r2").engine_seconds == 0
+    loop.step(short, wide)
+    assert busy.value == 2 * 0.25
+    assert loop.board.status("r1").engine_seconds == pytest.approx(0.25 / 3)
+    assert loop.board.status("r2").engine_seconds == pytest.approx(0.25 * 2 / 3)
+    loop.run(short, wide)
+    assert busy.value == 20 * 2 * 0.25
+    report = json.loads(short.output("denoise_report")[0, 0])
+    assert report["engine_seconds"] == pytest.approx(20 * 0.25 / 3)
+
+
+def test_a_cancelled_request_leaves_its_engine_seconds_on_the_board(make_loop: MakeLoop) -> None:
+    loop, leaving = make_loop(), request(1, scheduler="Euler")
+    for _ in range(3):
+        loop.step(leaving)
+    leaving.cancelled = True
+    loop.step(leaving)
+    status = loop.board.status("r1")
+    assert (status.stage, status.step) == (Stage.ENDED, 3)
+    busy = loop.model._metrics.busy_seconds.value
+    assert 0 < busy <= status.engine_seconds  # the share also holds the building of the batch
 
 
 def test_padding_changes_no_latents(make_loop: MakeLoop) -> None:

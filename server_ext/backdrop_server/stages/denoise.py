@@ -191,13 +191,26 @@ def evaluate(states: Sequence[State], unet: UNet, row_limit: int) -> list[torch.
 
     ``unet`` is called with at most ``row_limit`` rows; a call may end in the middle of a state.
     """
-    batch = _concatenate([_rows(state) for state in states])
+    return split(states, predict(gather(states), unet, row_limit))
+
+
+def gather(states: Sequence[State]) -> Batch:
+    """The rows of ``states``, which are of one size, in their order."""
+    return _concatenate([_rows(state) for state in states])
+
+
+def predict(batch: Batch, unet: UNet, row_limit: int) -> torch.Tensor:
+    """Predicted noise [rows, C, h, w] for all rows, at most ``row_limit`` in a call of ``unet``."""
     total = len(batch["timestep"])
     parts = [
         unet({name: tensor[at : at + row_limit] for name, tensor in batch.items()})
         for at in range(0, total, row_limit)
     ]
-    noise = torch.cat(parts) if len(parts) > 1 else parts[0]
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def split(states: Sequence[State], noise: torch.Tensor) -> list[torch.Tensor]:
+    """Inverse of ``gather``: each state's own rows of ``noise``."""
     return list(torch.split(noise, [state.rows for state in states]))
 
 

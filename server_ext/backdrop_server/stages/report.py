@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from backdrop_server.costs import Costs
 from backdrop_server.plan import Plan
 
 if TYPE_CHECKING:  # `postprocess` must not load torch for a report
@@ -20,15 +21,25 @@ def denoise_report(state: State | None, started_at: float, ended_at: float) -> b
 
 
 def final_report(
-    plan: Plan, loop: dict[str, Any], photo_size: tuple[int, int], began_at: float, ended_at: float
+    plan: Plan,
+    loop: dict[str, Any],
+    costs: Costs,
+    photo_size: tuple[int, int],
+    postprocess: tuple[float, float],
 ) -> bytes:
-    """JSON for the caller. ``loop``: the denoise report; ``photo_size``: width, height.
+    """JSON for the caller. ``loop``: the denoise report; ``photo_size``: width, height;
+    ``postprocess``: when it began and ended, monotonic s.
 
     ``seconds``: ``preprocess``; ``encode`` with the wait for a place in the loop; ``denoise``;
     ``decode``; ``postprocess``; ``total``. ``engine_calls`` and ``engine_seconds``: the
     request's share, by rows, of the UNet calls that it was part of; ``mean_rows_together``: rows
     evaluated together with it and of its size, on average over its evaluations.
+
+    ``seconds_billed``: ``engine_seconds``, and for encoders and decoder what ``costs`` says of the
+    working size and the samples. They run also where ``strength`` leaves no step.
     """
+    began_at, ended_at = postprocess
+    encoding_seconds = costs.encoding_seconds(plan.width, plan.height, plan.samples)
     seconds = {
         "preprocess": plan.prepared_at - plan.received_at,
         "encode": loop["started_at"] - plan.prepared_at,
@@ -49,6 +60,7 @@ def final_report(
         "mean_rows_together": round(loop["shared_rows"] / max(1, loop["evaluations"]), 3),
         "engine_calls": round(loop["engine_calls"], 6),
         "engine_seconds": round(loop["engine_seconds"], 6),
+        "seconds_billed": round(loop["engine_seconds"] + encoding_seconds, 6),
         "seconds": {name: round(value, 6) for name, value in seconds.items()},
     }
     return json.dumps(values).encode()

@@ -43,6 +43,7 @@ _ENTRY = np.dtype(
         ("cancelled", "u1"),
         ("step", "<i4"),
         ("total", "<i4"),
+        ("engine_seconds", "<f8"),
         ("updated", "<f8"),
         ("preview_shape", "<u2", (2,)),
         ("preview_slot", "<i4"),
@@ -73,11 +74,15 @@ _LIVE = (Stage.WAITING, Stage.RUNNING, Stage.FINISHING)
 
 @dataclasses.dataclass(frozen=True)
 class Status:
-    """What the board knows of one request; ``preview`` is uint8 [h, w, 3] or None."""
+    """What the board knows of one request; ``preview`` is uint8 [h, w, 3] or None.
+
+    ``engine_seconds``: its share of the UNet calls so far; stays as long as the entry.
+    """
 
     stage: Stage
     step: int
     total: int
+    engine_seconds: float
     cancelled: bool
     preview: npt.NDArray[np.uint8] | None = None
 
@@ -132,14 +137,19 @@ class Board:
             entry["preview_slot"] = self._free_preview_slot()
 
     def post_step(
-        self, request_id: str, step: int, preview: npt.NDArray[np.uint8] | None = None
+        self,
+        request_id: str,
+        step: int,
+        engine_seconds: float,
+        preview: npt.NDArray[np.uint8] | None = None,
     ) -> None:
-        """Post a finished UNet evaluation and a small picture, uint8 [h, w, 3]."""
+        """Post a finished UNet evaluation: seconds so far, and a small picture, uint8 [h, w, 3]."""
         with self._locked():
             entry = self._find(request_id)
             if entry is None:
                 return
             entry["step"] = step
+            entry["engine_seconds"] = engine_seconds
             entry["updated"] = self._clock()
             if preview is not None and entry["preview_slot"] != _NO_SLOT:
                 thin = _thin(preview)
@@ -233,6 +243,7 @@ class Board:
         entry["key"] = _key(request_id)
         entry["state"] = stage
         entry["cancelled"] = entry["step"] = entry["total"] = 0
+        entry["engine_seconds"] = 0.0
         entry["preview_shape"] = 0
         entry["preview_slot"] = _NO_SLOT
         entry["updated"] = self._clock()
@@ -245,7 +256,7 @@ class Board:
 
     def _status(self, entry: Entry | None) -> Status:
         if entry is None:
-            return Status(Stage.FREE, 0, 0, cancelled=False)
+            return Status(Stage.FREE, 0, 0, 0.0, cancelled=False)
         height, width = (int(side) for side in entry["preview_shape"])
         preview = None
         if height and width and entry["preview_slot"] != _NO_SLOT:
@@ -255,6 +266,7 @@ class Board:
             Stage(int(entry["state"])),
             int(entry["step"]),
             int(entry["total"]),
+            float(entry["engine_seconds"]),
             bool(entry["cancelled"]),
             preview,
         )

@@ -1,12 +1,14 @@
-"""Triton entry of `control`: where a request is, a preview of it, and cancelling."""
+"""Triton entry of `control`: where a request is, a preview of it, cancelling; and engine costs."""
 
 from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 from backdrop_server import contract
+from backdrop_server.costs import Costs
 from backdrop_server.errors import InvalidInputError
 from backdrop_server.stages import pictures
 from backdrop_server.triton.board import Board, Stage, Status, board_path
@@ -17,11 +19,12 @@ STATUS, PREVIEW = contract.CONTROL.outputs
 
 
 class ControlModel:
-    """Reads and flags entries of the board."""
+    """Reads and flags entries of the board; knows what the engines cost."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Map the board of this server."""
-        del args
+        """Map the board of this server; read the costs from the model's folder."""
+        folder = Path(args["model_repository"], args["model_version"])
+        self._costs = Costs.from_json((folder / "costs.json").read_text())
         self._board = Board(board_path(os.getppid()))
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -29,16 +32,25 @@ class ControlModel:
         return answer_each(requests, self._answer)
 
     def _answer(self, request: Any) -> Any:
-        action, target = read_text(request, ACTION), read_text(request, TARGET)
+        action = read_text(request, ACTION)
+        if action == "facts":
+            return response({STATUS: self._costs.to_json().encode(), PREVIEW: b""})
         if action not in ("status", "cancel"):
-            raise InvalidInputError("action", f"{action!r} is not known", "status, cancel")
-        if not target:
-            raise InvalidInputError("target", "it is empty", "the id of a request")
+            raise InvalidInputError("action", f"{action!r} is not known", "status, cancel, facts")
+        target = _read_target(request)
         if action == "cancel":
             self._board.cancel(target)
         status = self._board.status(target)
         preview = b"" if status.preview is None else pictures.encode(status.preview, "png")
         return response({STATUS: _to_json(status), PREVIEW: preview})
+
+
+def _read_target(request: Any) -> str:
+    target = read_text(request, TARGET)
+    if not target:
+        problem = "it is missing" if target is None else "it is empty"
+        raise InvalidInputError("target", problem, "the id of a request")
+    return target
 
 
 def _to_json(status: Status) -> bytes:
@@ -47,6 +59,7 @@ def _to_json(status: Status) -> bytes:
         "stage": stage,
         "step": status.step,
         "total": status.total,
+        "engine_seconds": round(status.engine_seconds, 6),
         "cancelled": status.cancelled,
     }
     return json.dumps(values).encode()

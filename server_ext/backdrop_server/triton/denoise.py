@@ -35,6 +35,7 @@ from backdrop_server.stages.report import denoise_report
 from backdrop_server.stages.schedulers import SchedulerFactory
 from backdrop_server.stages.transfers import download, upload
 from backdrop_server.triton.board import Board, Stage, board_path
+from backdrop_server.triton.metrics import LoopMetrics
 from backdrop_server.triton.pacing import Lane, Stopwatch, end_process_soon
 from backdrop_server.triton.tensors import error_response, parameter, read, read_scalar, response
 
@@ -96,14 +97,7 @@ class DenoiseModel:
         self._board = Board(board_path(os.getppid()))
         self._jobs: dict[int, Job] = {}
         self._has_given_up = False
-        self._engine_calls = _metric("backdrop_engine_calls_total", "Calls of unet_controlnet")
-        self._engine_rows = _metric("backdrop_engine_rows_total", "Rows in all those calls")
-        self._padded_rows = _metric(
-            "backdrop_engine_padded_rows_total", "Rows added to fill up to what the engine takes"
-        )
-        self._in_flight = _metric(
-            "backdrop_requests_in_loop", "Requests that have a state now", counter=False
-        )
+        self._metrics = LoopMetrics()
 
     def execute(self, requests: list[Any]) -> None:
         """Evaluate the UNet once for every request that is alive, then answer or reschedule it."""
@@ -111,7 +105,7 @@ class DenoiseModel:
         with self._lane.open():
             self._execute(requests)
         self._forget_lost(begun_at - FORGET_AFTER)
-        self._in_flight[0].set(len(self._jobs))
+        self._metrics.in_flight.set(len(self._jobs))
 
     def _execute(self, requests: list[Any]) -> None:
         admitted = [(request, self._admit(request)) for request in requests]
@@ -119,6 +113,7 @@ class DenoiseModel:
         states = [job.state for _, job in jobs if job.state is not None]
         outcomes = self._step([state for state in states if not state.finished])
         done = self._lane.wait(bool(outcomes))
+        self._metrics.publish(None if isinstance(done, Exception) else done)
         for request, job in jobs:
             try:
                 self._answer_or_go_on(request, job, outcomes.get(id(job.state)), done)
@@ -156,10 +151,12 @@ class DenoiseModel:
             denoise.check_finite(landing.finite)
         if landing.latents is not None:
             job.latents = landing.latents
+        seconds = landing.stopwatch.seconds() * landing.share
         if job.state is not None:
-            job.state.engine_seconds += landing.stopwatch.seconds() * landing.share
+            job.state.engine_seconds += seconds
+            seconds = job.state.engine_seconds
         preview = landing.preview.numpy()
-        self._board.post_step(job.plan.request_id, landing.evaluations, preview)
+        self._board.post_step(job.plan.request_id, landing.evaluations, seconds, preview)
 
     def _admit(self, request: Any) -> Job | None:
         """The request's job, begun if it is new; None when it got an error and is gone."""
@@ -204,9 +201,11 @@ class DenoiseModel:
         return outcomes
 
     def _step_group(self, group: Sequence[State], outcomes: dict[int, Landing | Exception]) -> None:
-        stopwatch = self._lane.stopwatch()
         try:
-            noises = denoise.evaluate(group, self._unet, self._row_limit)
+            batch = denoise.gather(group)
+            stopwatch = self._lane.stopwatch()
+            noise = denoise.predict(batch, self._unet, self._row_limit)
+            stopwatch.stop()
         except Exception as error:
             if len(group) == 1:
                 outcomes[id(group[0])] = error
@@ -214,12 +213,11 @@ class DenoiseModel:
                 for state in group:
                     self._step_group([state], outcomes)
             return
-        stopwatch.stop()
         rows = sum(state.rows for state in group)
-        for state, noise in zip(group, noises, strict=True):
+        for state, own in zip(group, denoise.split(group, noise), strict=True):
             share = state.rows / rows
             try:
-                outcomes[id(state)] = self._advance(state, noise, stopwatch, share)
+                outcomes[id(state)] = self._advance(state, own, stopwatch, share)
             except Exception as error:
                 outcomes[id(state)] = error
                 continue
@@ -244,10 +242,12 @@ class DenoiseModel:
 
     def _unet(self, batch: Batch) -> torch.Tensor:
         rows = len(batch["timestep"])
-        self._engine_calls[0].increment(1)
-        self._engine_rows[0].increment(rows)
-        self._padded_rows[0].increment(padding_rows(self._engine, rows))
-        return self._network(batch)
+        self._metrics.note_call(rows, padding_rows(self._engine, rows))
+        stopwatch = self._lane.stopwatch()
+        noise = self._network(batch)
+        stopwatch.stop()
+        self._metrics.note_time(self._lane.pace.call, stopwatch)
+        return noise
 
     def _finish(self, request: Any, job: Job) -> None:
         report = denoise_report(job.state, job.started_at, time.monotonic())
@@ -289,11 +289,3 @@ def _latent_sizes(facts: BundleFacts) -> list[tuple[int, int]]:
 
     factor = facts.vae_scale_factor
     return [(h // factor, w // factor) for w, h in working_sizes(facts.native_pixels)]
-
-
-def _metric(name: str, description: str, *, counter: bool = True) -> tuple[Any, Any]:
-    """A metric on Triton's own page, and its family, which must live as long as it does."""
-    kinds = pb_utils.MetricFamily
-    kind = kinds.COUNTER if counter else kinds.GAUGE
-    family = kinds(name=name, description=description, kind=kind)
-    return family.Metric(labels={"model": "denoise"}), family

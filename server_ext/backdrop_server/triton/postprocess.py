@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from backdrop_server import contract
+from backdrop_server.costs import Costs
 from backdrop_server.plan import Plan
 from backdrop_server.stages import composite, pictures
 from backdrop_server.stages.report import final_report
@@ -24,8 +26,9 @@ class PostprocessModel:
     """The last stage; takes the request off the board."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Map the board of this server."""
-        del args
+        """Map the board of this server; read the costs from the model's folder."""
+        folder = Path(args["model_repository"], args["model_version"])
+        self._costs = Costs.from_json((folder / "costs.json").read_text())
         self._board = Board(board_path(os.getppid()))
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -36,12 +39,12 @@ class PostprocessModel:
         began_at = time.monotonic()
         plan = Plan.from_json(read_scalar(request, contract.PLAN))
         try:
-            return _finish(request, plan, began_at)
+            return _finish(request, plan, self._costs, began_at)
         finally:
             self._board.move(plan.request_id, Stage.ENDED)
 
 
-def _finish(request: Any, plan: Plan, began_at: float) -> Any:
+def _finish(request: Any, plan: Plan, costs: Costs, began_at: float) -> Any:
     wanted = set(request.requested_output_names())
     photo, alpha = _read(request, contract.PHOTO), _read(request, contract.ALPHA)
     outputs: dict[contract.Tensor, Any] = {}
@@ -60,7 +63,7 @@ def _finish(request: Any, plan: Plan, began_at: float) -> Any:
     if REPORT.name in wanted:
         loop = json.loads(read_scalar(request, contract.DENOISE_REPORT))
         size = (photo.shape[1], photo.shape[0])
-        outputs[REPORT] = final_report(plan, loop, size, began_at, time.monotonic())
+        outputs[REPORT] = final_report(plan, loop, costs, size, (began_at, time.monotonic()))
     return response(outputs)
 
 

@@ -1,4 +1,8 @@
-"""Triton entry of `preprocess`: request in, plan and the arrays of every later stage out."""
+"""Triton entry of `preprocess`: request in, plan and the arrays of every later stage out.
+
+Called by itself with `alpha` as the only output, it answers with the photo's matte: that needs
+`image` and, where given, `mask_image`, reads nothing else, and is no request on the board.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,8 @@ from backdrop_server.errors import InvalidInputError
 from backdrop_server.plan import BundleFacts, Plan
 from backdrop_server.stages import canny, pictures, subject
 from backdrop_server.stages.conditioning import load_tokenizer, tokenize
+from backdrop_server.stages.pictures import Picture
+from backdrop_server.stages.subject import Matte
 from backdrop_server.triton.board import Board, Stage, board_path
 from backdrop_server.triton.tensors import (
     answer_each,
@@ -47,6 +53,9 @@ class PreprocessModel:
         return answer_each(requests, self._answer)
 
     def _answer(self, request: Any) -> Any:
+        if set(request.requested_output_names()) == {contract.ALPHA.name}:
+            picture = pictures.decode(_read_required(request, "image"), "image")
+            return response({contract.ALPHA: _find_matte(request, picture).alpha})
         request_id = request.request_id() or uuid.uuid4().hex
         received_at = time.monotonic()
         self._board.enter(request_id, self._limit)
@@ -60,13 +69,8 @@ class PreprocessModel:
         options = _read_options(request)
         picture = pictures.decode(_read_required(request, "image"), "image")
         ref_picture = pictures.decode(_read_required(request, "ref_image"), "ref_image")
-        mask_bytes = read_scalar(request, _INPUTS["mask_image"])
-        height, width = picture.rgb.shape[:2]
-        mask = None
-        if mask_bytes is not None:
-            mask = pictures.decode_mask(mask_bytes, "mask_image", (width, height))
-        matte = subject.find_matte(picture, mask)
-        size = working_size(width, height, self._facts.native_pixels)
+        matte = _find_matte(request, picture)
+        size = working_size(*picture.size, self._facts.native_pixels)
         working_image = pictures.resize(picture.rgb, *size)
         working_mask = subject.working_mask(matte.alpha, *size)
         input_ids, input_ids_2 = (
@@ -99,6 +103,13 @@ def _read_required(request: Any, name: str) -> bytes:
     if data is None:
         raise InvalidInputError(name, "it is missing", "a picture file")
     return data
+
+
+def _find_matte(request: Any, picture: Picture) -> Matte:
+    mask = read_scalar(request, _INPUTS["mask_image"])
+    if mask is not None:
+        mask = pictures.decode_mask(mask, "mask_image", picture.size)
+    return subject.find_matte(picture, mask)
 
 
 def _read_options(request: Any) -> ReplaceOptions:
