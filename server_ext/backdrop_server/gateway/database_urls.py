@@ -13,13 +13,13 @@ _ALLOWED = "sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST:PORT/NAME"
 
 
 def read_database_url(text: str) -> URL:
-    """The URL, with psycopg 3 as PostgreSQL's driver; SetupError if it names no database of ours."""
+    """The URL as SQLAlchemy's; raises SetupError if it names no database that Backdrop can use."""
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
         raise SetupError(f"the database URL can't be read; it must be {_ALLOWED}") from None
-    if url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
-        return _read_postgresql(url.set(drivername="postgresql+psycopg"))
+    if url.drivername == "postgresql+psycopg":
+        return _read_postgresql(url)
     if url.drivername in ("sqlite", "sqlite+pysqlite"):
         return _read_sqlite(url)
     raise SetupError(f"{url.drivername!r} is no database of Backdrop's; the URL must be {_ALLOWED}")
