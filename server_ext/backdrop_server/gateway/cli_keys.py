@@ -10,7 +10,6 @@ from decimal import Decimal
 from typing import Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -145,15 +144,12 @@ def _iso(seconds: float | None) -> str | None:
 
 
 def _table(found: list[tuple[Key, Decimal]]) -> Table:
-    table = Table("id", "prefix", box=box.SIMPLE)
-    table.add_column("name", overflow="fold")
-    table.add_column("credits", justify="right")
-    for title in ("a minute", "created", "expires", "revoked"):
-        table.add_column(title, no_wrap=True)
+    table = Table(box=None)
+    for title in ("id", "prefix", "name", "credits", "a minute", "expires", "revoked"):
+        table.add_column(title, no_wrap=title != "name", overflow="fold")
     for key, balance in found:
         rate = "" if key.requests_per_minute is None else str(key.requests_per_minute)
-        times = (_iso(at) or "" for at in (key.created_at, key.expires_at, key.revoked_at))
-        days = (time.partition("T")[0] for time in times)
+        days = ((_iso(at) or "").partition("T")[0] for at in (key.expires_at, key.revoked_at))
         table.add_row(str(key.id), key.prefix, escape(key.name), plain(balance), rate, *days)
     return table
 
