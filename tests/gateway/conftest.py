@@ -6,13 +6,16 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import hypothesis
 import pytest
 from sqlalchemy import URL
 
 from backdrop_server.gateway import keys
 from backdrop_server.gateway.database import Database
+from backdrop_server.triton.launcher import TritonServer
 from tests.gateway.postgres import make_database, running_postgres
+from tests.gateway.servers import GatewayProcess, gateway_process
 
 # A machine shared with other tests is slow now and then.
 hypothesis.settings.register_profile("backdrop", deadline=None)
@@ -47,3 +50,19 @@ def key_id(database: Database) -> int:
     """A key without credits."""
     with database.writing() as connection:
         return keys.create(connection, "a test")[0].id
+
+
+@pytest.fixture(scope="session")
+def gateway(
+    server: TritonServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[GatewayProcess]:
+    """A gateway before a real tritonserver, for all tests that leave it as they found it."""
+    with gateway_process(tmp_path_factory.mktemp("gateway"), server.grpc_url) as running:
+        yield running
+
+
+@pytest.fixture
+def client(gateway: GatewayProcess) -> Iterator[httpx.Client]:
+    """A client with a key of its own that has plenty of credits."""
+    with gateway.client(gateway.make_key()) as opened:
+        yield opened

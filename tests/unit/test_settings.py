@@ -81,5 +81,5 @@ def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_named_file_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BACKDROP_CONFIG", "nowhere.toml")
-    with pytest.raises(SetupError, match="BACKDROP_CONFIG names nowhere.toml"):
+    with pytest.raises(SetupError, match=r"BACKDROP_CONFIG names nowhere\.toml"):
         load_settings()

@@ -58,7 +58,8 @@ class Ticket:
 
     def moved(self) -> Ticket:
         """The same place under another ticket; this one is worth nothing any more."""
-        assert self._admission is not None
+        if self._admission is None:
+            raise ValueError("the ticket was given back already")
         other, self._admission = Ticket(self._admission), None
         return other
 

@@ -127,8 +127,7 @@ class Answers:
         if job.request.base64:
             files = [await self._store.get(job.id, name) for name in names]
             return [base64.b64encode(file).decode() for file in files]
-        assert job.ended_at is not None
-        expires_at = job.ended_at + self._keep
+        expires_at = (job.ended_at or job.created_at) + self._keep
         return [self._signer.link(self._url, job.id, name, expires_at) for name in names]
 
     async def _progress(self, job: Job) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -71,7 +71,7 @@ async def _answer_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _answer_http_error(request: Request, error: Exception) -> JSONResponse:
     """Starlette's own, for a wrong URL or method."""
-    assert isinstance(error, HTTPException)
+    error = cast(HTTPException, error)
     sentences = {
         404: f"there is no such URL: {ascii(request.url.path[:100])[1:-1]}",
         405: f"this URL does not take {request.method}",
@@ -83,7 +83,6 @@ async def _answer_http_error(request: Request, error: Exception) -> JSONResponse
 async def _answer_invalid(request: Request, error: Exception) -> JSONResponse:
     """A header or a part of the URL that FastAPI refused."""
     del request
-    assert isinstance(error, RequestValidationError)
-    first: dict[str, Any] = error.errors()[0]
+    first: dict[str, Any] = cast(RequestValidationError, error).errors()[0]
     name = str(first["loc"][-1])
     return JSONResponse({"error": f"{name}: {first['msg']}"}, 400)

@@ -35,9 +35,7 @@ def gateway_of(request: Request) -> Gateway:
     return gateway
 
 
-async def authenticated(
-    request: Request, text: Annotated[str | None, Depends(_KEY_HEADER)]
-) -> Key:
+async def authenticated(request: Request, text: Annotated[str | None, Depends(_KEY_HEADER)]) -> Key:
     """The caller's key. Raises InvalidKeyError."""
     database = gateway_of(request).database
 

@@ -55,9 +55,7 @@ class BusyError(UnavailableError):
 
     def __init__(self, retry_after_seconds: int) -> None:
         self.retry_after_seconds = retry_after_seconds
-        super().__init__(
-            f"the server is at capacity; try again in {retry_after_seconds} seconds"
-        )
+        super().__init__(f"the server is at capacity; try again in {retry_after_seconds} seconds")
 
 
 class LostError(UnavailableError):

@@ -1,4 +1,4 @@
-"""What a request will cost: its engine seconds from the built repository's, corrected by what is seen."""
+"""What a request will cost: from the built repository's figures, corrected by what is seen."""
 
 from __future__ import annotations
 

@@ -60,9 +60,7 @@ class Gateway:
         await anyio.to_thread.run_sync(self.database.migrate)
         secret = await anyio.to_thread.run_sync(self.database.secret, "signing")
         self.signer = Signer(secret)
-        self.answers = Answers(
-            self.settings, self._public_url, self.signer, self.store, self.pool
-        )
+        self.answers = Answers(self.settings, self._public_url, self.signer, self.store, self.pool)
         webhooks = Webhooks(self.database, self.fetcher, self.signer, self.answers.result)
         self.workflows = Workflows(
             self.settings,

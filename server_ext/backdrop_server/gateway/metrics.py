@@ -19,7 +19,10 @@ class Metrics:
         registry = CollectorRegistry()
         self._registry = registry
         self.requests = Counter(
-            "backdrop_requests", "Answers by route and status", ["route", "status"], registry=registry
+            "backdrop_requests",
+            "Answers by route and status",
+            ["route", "status"],
+            registry=registry,
         )
         self.stages = Histogram(
             "backdrop_stage_seconds",

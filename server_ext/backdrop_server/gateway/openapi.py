@@ -96,7 +96,11 @@ def replace_schema() -> Schema:
             "negative_prompt": _optional(_text("What they are not.")),
             **{name: _number(name) for name in NUMBERS},
             "scheduler": _optional(
-                {"type": "string", "enum": list(SCHEDULERS), "default": ReplaceOptions("").scheduler}
+                {
+                    "type": "string",
+                    "enum": list(SCHEDULERS),
+                    "default": ReplaceOptions("").scheduler,
+                }
             ),
             "preserve_subject": _flag(True, "False: the model's raw output at its working size."),
             "output_format": _optional(

@@ -1,4 +1,4 @@
-"""A request's JSON body to checked options and pictures still to be had; one sentence for a wrong one."""
+"""A JSON body to checked options and pictures still to be had; one sentence for a wrong one."""
 
 from __future__ import annotations
 

@@ -22,9 +22,7 @@ async def root() -> RedirectResponse:
     return RedirectResponse("/docs")
 
 
-@router.get(
-    "/healthz", summary="Alive", responses={200: openapi.json_answer("It is.", _OBJECT)}
-)
+@router.get("/healthz", summary="Alive", responses={200: openapi.json_answer("It is.", _OBJECT)})
 async def alive() -> JSONResponse:
     """The process answers."""
     return JSONResponse({"alive": True})

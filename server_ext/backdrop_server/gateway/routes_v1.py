@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable
-from typing import TypeVar
+from decimal import Decimal
+from typing import TypeVar, cast
 
 from fastapi import APIRouter, Request, Response
 
@@ -75,8 +76,7 @@ async def replace_and_wait(
                 await gateway.begin_stored(job_id, ticket)
             request.state.request_id = job.id
             return await _wait_for_stored(gateway, request, job.id, key, submission)
-        assert isinstance(job, NewJob)
-        return await _run_now(gateway, request, job, key, submission)
+        return await _run_now(gateway, request, cast(NewJob, job), key, submission)
 
 
 async def find_or_accept(
@@ -126,9 +126,7 @@ async def _run_now(
     )
 
 
-async def _unless_gone(
-    gateway: Gateway, request: Request, job_id: str, work: Awaitable[T]
-) -> T:
+async def _unless_gone(gateway: Gateway, request: Request, job_id: str, work: Awaitable[T]) -> T:
     """Wait for ``work``; if the caller goes away, cancel the job and wait for its end."""
     task = asyncio.ensure_future(work)
     while not task.done():
@@ -149,8 +147,7 @@ async def _wait_for_stored(
     if job.status == "FAILED":
         raise FailedJobError(job.error or "", job.error_status or 500)
     images = [await gateway.store.get(job.id, name) for name in job.result["names"]]
-    assert job.billed is not None
-    money = Money(await gateway.submissions.balance(key), job.billed)
+    money = Money(await gateway.submissions.balance(key), job.billed or Decimal(0))
     return pictures_answer(
         images,
         job.result["seeds"],
@@ -178,5 +175,3 @@ async def ended_job(gateway: Gateway, request: Request, job_id: str) -> Job:
     if job is None or job.swept_at is not None:
         raise FailedJobError("the results of this request are gone", 404)
     return job
-
-

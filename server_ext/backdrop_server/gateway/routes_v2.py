@@ -30,8 +30,8 @@ from backdrop_server.gateway.entrance import (
 from backdrop_server.gateway.errors import NotFoundError
 from backdrop_server.gateway.gateway import Gateway
 from backdrop_server.gateway.jobs import Job
-from backdrop_server.gateway.runner import read, write
 from backdrop_server.gateway.routes_v1 import find_or_accept
+from backdrop_server.gateway.runner import read, write
 
 _EVENT_PAUSE = 0.25
 _KEEP_ALIVE = 15.0
@@ -148,18 +148,19 @@ async def result(request: Request, job: OwnJob) -> JSONResponse:
     return JSONResponse(content, status_code(job))
 
 
-@router.delete("/v2/requests/{job_id}", summary="Cancel a job", responses=_JOB)
+@router.delete(
+    "/v2/requests/{job_id}",
+    summary="Cancel a job",
+    responses={200: openapi.json_answer("The job.", _STATUS), **openapi.errors(401, 404, 500)},
+)
 async def cancel(request: Request, job: OwnJob) -> JSONResponse:
     """It ends as FAILED and pays for the steps that it had; one that has ended stays as it is."""
     gateway = gateway_of(request)
     if job.is_open:
-        await write(
-            gateway.database, lambda connection: jobs.request_cancel(connection, job.id)
-        )
+        await write(gateway.database, lambda connection: jobs.request_cancel(connection, job.id))
         await gateway.runner.cancel(job.id)
         job = await _after_cancel(gateway, job)
-    content = await gateway.answers.status(job)
-    return JSONResponse(content, status_code(job))
+    return JSONResponse(await gateway.answers.status(job))
 
 
 async def _after_cancel(gateway: Gateway, job: Job) -> Job:
@@ -167,8 +168,11 @@ async def _after_cancel(gateway: Gateway, job: Job) -> Job:
     live = gateway.runner.live.get(job.id)
     if live is not None:
         await asyncio.wait({asyncio.ensure_future(live.ended.wait())}, timeout=1.0)
-    found = await read(gateway.database, lambda connection: jobs.find(connection, job.id))
-    return found or job
+    return await _find(gateway, job.id) or job
+
+
+async def _find(gateway: Gateway, job_id: str) -> Job | None:
+    return await read(gateway.database, lambda connection: jobs.find(connection, job_id))
 
 
 @router.get(
@@ -205,7 +209,7 @@ async def _events(gateway: Gateway, job: Job) -> AsyncIterator[str]:
         if not job.is_open:
             return
         await asyncio.sleep(_EVENT_PAUSE)
-        found = await read(gateway.database, lambda connection: jobs.find(connection, job.id))
+        found = await _find(gateway, job.id)
         if found is None:
             return
         job = found

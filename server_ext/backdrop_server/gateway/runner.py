@@ -83,7 +83,9 @@ class Runner:
         self._store = store
         self._metrics = metrics
 
-    async def run(self, job_id: str, request: JobRequest, pictures: Mapping[str, bytes]) -> Pictures:
+    async def run(
+        self, job_id: str, request: JobRequest, pictures: Mapping[str, bytes]
+    ) -> Pictures:
         """Run a job that somebody waits for, and end it in the database.
 
         Raises the BackdropError that it ended with.
@@ -158,12 +160,11 @@ class Runner:
                     self._note_loss(live, triton, losses)
 
     async def _attempt(self, live: Live, triton: Triton, fields: Mapping[str, object]) -> Replaced:
-        await self._begin(live, triton)
+        request_id = await self._begin(live, triton)
         if live.is_cancelled:
             raise CancelledError("the request was cancelled")
-        assert live.request_id is not None
         with self._metrics.stage("triton"):
-            return await replace_within(triton, live.request_id, fields, self._settings.job_timeout)
+            return await replace_within(triton, request_id, fields, self._settings.job_timeout)
 
     def _note_loss(self, live: Live, triton: Triton, losses: int) -> None:
         triton.is_up = False  # until a probe says otherwise
@@ -172,7 +173,7 @@ class Runner:
         if losses >= self._settings.job_attempts:
             raise UnavailableError(f"its Triton was lost {losses} times; retry later")
 
-    async def _begin(self, live: Live, triton: Triton) -> None:
+    async def _begin(self, live: Live, triton: Triton) -> str:
         attempt = await self.write(
             lambda connection: jobs.begin(connection, live.job_id, self._gateway, triton.url)
         )
@@ -184,6 +185,7 @@ class Runner:
         if attempt > 1:
             await self._cancel_everywhere(f"{live.job_id}.{attempt - 1}")
         live.triton, live.request_id = triton, f"{live.job_id}.{attempt}"
+        return live.request_id
 
     async def _cancel_everywhere(self, request_id: str) -> None:
         """An attempt that another gateway left in Triton would only hold the engine up."""
@@ -200,7 +202,8 @@ class Runner:
             await self._store.put(live.job_id, dict(zip(names, answer.images, strict=True)))
         seconds = float(answer.report["seconds_billed"])
         bill = price(seconds, self._settings.price_per_second)
-        result = {"seeds": answer.seeds, "names": names, "report": dict(answer.report)}
+        report = {**answer.report, "request_id": live.job_id}
+        result = {"seeds": answer.seeds, "names": names, "report": report}
         billed = await self.write(
             lambda connection: jobs.complete(
                 connection, live.job_id, live.attempt, seconds, bill, result
@@ -208,9 +211,7 @@ class Runner:
         )
         if billed is None:
             raise EndedElsewhereError("another gateway has taken the request over")
-        self.estimator.learn(
-            request.expected_loop_seconds, float(answer.report["engine_seconds"])
-        )
+        self.estimator.learn(request.expected_loop_seconds, float(answer.report["engine_seconds"]))
         self._count_end("COMPLETED", seconds, billed)
         return Pictures(answer, billed)
 
@@ -263,7 +264,7 @@ class Runner:
         return await read(self._database, action)
 
     async def write(self, action: Callable[[Connection], T]) -> T:
-        """A transaction that is tried until the database takes it: the end of a job must not be lost."""
+        """A transaction, tried until the database takes it: the end of a job must not be lost."""
         while True:
             try:
                 return await write(self._database, action)

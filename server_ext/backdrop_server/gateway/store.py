@@ -20,7 +20,9 @@ class Store:
         try:
             self._files, self._root = fsspec.core.url_to_fs(url, **(options or {}))
         except (ValueError, ImportError) as error:
-            raise SetupError(f"the store {_without_password(url)} cannot be used: {error}") from None
+            raise SetupError(
+                f"the store {_without_password(url)} cannot be used: {error}"
+            ) from None
         self._is_local = isinstance(self._files, fsspec.get_filesystem_class("file"))
 
     async def check(self) -> None:

@@ -153,4 +153,3 @@ class Submissions:
         if is_url(text):
             return await self._fetcher.fetch_picture(text, field)
         return await anyio.to_thread.run_sync(decode_picture, text, field)
-

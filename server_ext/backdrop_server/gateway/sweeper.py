@@ -54,9 +54,7 @@ class Sweeper:
     async def _sweep_orphans(self) -> None:
         """Pictures that were stored for a request which then did not become a job."""
         stored = await self._store.job_ids()
-        unknown = await read(
-            self._database, lambda connection: jobs.unknown_of(connection, stored)
-        )
+        unknown = await read(self._database, lambda connection: jobs.unknown_of(connection, stored))
         now = time.monotonic()
         since = {job_id: self._unknown_since.get(job_id, now) for job_id in unknown}
         for job_id in [job_id for job_id, first in since.items() if now - first > _ORPHAN_AFTER]:

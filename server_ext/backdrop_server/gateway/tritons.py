@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -28,6 +29,7 @@ CONTROL_SECONDS = 3.0
 """What a call of `control` may take; a server that needs longer is as good as gone."""
 CANCEL_GRACE = 30.0
 """Seconds in which a cancelled request must have come back."""
+_ENSEMBLE = re.compile(r"^in ensemble '\w+', ")
 _STUB_IS_DEAD = "tub process"
 
 
@@ -136,7 +138,7 @@ def _named_errors() -> Any:
 
 
 def _named(error: InferenceServerException) -> BackdropError:
-    message = error.message() or ""
+    message = _ENSEMBLE.sub("", error.message() or "")
     status = (error.status() or "").rpartition(".")[2]
     if status == "INVALID_ARGUMENT":
         field, _, rest = message.partition(": ")

@@ -36,7 +36,8 @@ class Workflows:
         deliver: Callable[[str], Coroutine[Any, Any, None]],
         deliver_failed: Callable[[str], Coroutine[Any, Any, None]],
     ) -> None:
-        """``run`` makes the pictures and says whether a webhook is wanted; ``deliver`` sends the webhook once and raises if that failed."""
+        """``run`` makes the pictures and says whether a webhook is wanted; ``deliver`` sends it
+        once and raises if that failed."""
         self._loop = asyncio.get_running_loop()
         self._run, self._deliver, self._deliver_failed = run, deliver, deliver_failed
         logging.getLogger("dbos").setLevel(logging.WARNING)
@@ -47,8 +48,9 @@ class Workflows:
             max_attempts=settings.webhook_attempts,
             interval_seconds=settings.webhook_backoff,
             backoff_rate=2.0,
-        )(self._deliver_once)
-        self._workflow = DBOS.workflow(name="job", max_recovery_attempts=1000)(self._job)
+        )(_named(self._deliver_once, "deliver_webhook"))
+        job = _named(self._job, "job")
+        self._workflow = DBOS.workflow(name="job", max_recovery_attempts=1000)(job)
 
     async def launch(self) -> None:
         """Make or open the system database and begin to listen."""
@@ -91,6 +93,18 @@ class Workflows:
     def _here(self, work: Coroutine[Any, Any, T]) -> Awaitable[T]:
         """Run in the gateway's own loop: DBOS takes resumed workflows up in another one."""
         return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+
+def _named(
+    method: Callable[[str], Coroutine[Any, Any, None]], name: str
+) -> Callable[[str], Coroutine[Any, Any, None]]:
+    """The method as a function, which DBOS can write its marks on."""
+
+    async def function(job_id: str) -> None:
+        await method(job_id)
+
+    function.__qualname__ = function.__name__ = name
+    return function
 
 
 def _config(settings: Settings, gateway: str) -> DBOSConfig:
