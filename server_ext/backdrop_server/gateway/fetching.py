@@ -20,7 +20,7 @@ import httpx
 from backdrop_server.contract import MAX_PICTURE_BYTES
 from backdrop_server.errors import InvalidInputError, UnavailableError
 from backdrop_server.gateway.addresses import CheckedConnector, Network, Resolve, SystemResolver
-from backdrop_server.gateway.answers import check_headers, check_picture, too_large
+from backdrop_server.gateway.fetched import check_headers, check_picture, too_large
 from backdrop_server.gateway.urls import (
     RefusedUrlError,
     UnreachableUrlError,
