@@ -24,7 +24,12 @@ from backdrop_server.errors import (
 )
 from backdrop_server.gateway import jobs
 from backdrop_server.gateway.database import Database
-from backdrop_server.gateway.errors import EndedElsewhereError, LostError, status_of
+from backdrop_server.gateway.errors import (
+    EndedElsewhereError,
+    LostError,
+    ServerFailedError,
+    status_of,
+)
 from backdrop_server.gateway.estimates import Estimator
 from backdrop_server.gateway.jobs import JobRequest
 from backdrop_server.gateway.metrics import Metrics
@@ -219,9 +224,9 @@ class Runner:
         """Write the job's end in the database; the error for whoever waits."""
         if isinstance(error, EndedElsewhereError):  # it has its end already
             return error
-        if not isinstance(error, BackdropError):
+        if not isinstance(error, BackdropError) or status_of(error) == 500:
             log.error("a job failed", exc_info=error, extra={"job": live.job_id})
-            error = BackdropError("the server failed at this request; its log says why")
+            error = ServerFailedError(live.job_id)
         seconds = await self._seconds_had(live) if isinstance(error, CancelledError) else 0.0
         bill = price(seconds, self._settings.price_per_second)
         status, text = status_of(error), str(error)
