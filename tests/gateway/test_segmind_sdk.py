@@ -26,13 +26,6 @@ def opened(data: bytes) -> Image.Image:
     return picture
 
 
-def damaged_png() -> bytes:
-    """A header that is in order, and pixels that are not."""
-    data = pictures.png(pictures.product())
-    start = data.index(b"IDAT") + 40
-    return data[:start] + bytes(200) + data[start + 200 :]
-
-
 @pytest.fixture
 def sdk(gateway: GatewayProcess) -> Iterator[SegmindClient]:
     made = SegmindClient(api_key=gateway.make_key(), base_url=f"{gateway.url}/v1")
@@ -113,7 +106,7 @@ def test_a_refused_body_is_its_error_400_with_our_sentence(sdk: SegmindClient) -
 
 
 def test_a_failed_job_is_its_inference_failed(sdk: SegmindClient) -> None:
-    job = sdk.submit_async(SLUG, **body(image=in_base64(damaged_png())))
+    job = sdk.submit_async(SLUG, **body(image=in_base64(pictures.damaged_png())))
     with pytest.raises(v2.InferenceFailed) as raised:
         job.wait(timeout=60, interval=0.1)
     assert raised.value.detail is not None
@@ -123,5 +116,5 @@ def test_a_failed_job_is_its_inference_failed(sdk: SegmindClient) -> None:
     assert result["error"] == raised.value.detail
     assert result["credits_consumed"] == "0"
     with pytest.raises(SegmindError) as over_v1:
-        sdk.run_sync(SLUG, **body(image=in_base64(damaged_png())))
+        sdk.run_sync(SLUG, **body(image=in_base64(pictures.damaged_png())))
     assert (over_v1.value.status, over_v1.value.detail) == (400, raised.value.detail)

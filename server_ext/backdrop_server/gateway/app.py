@@ -87,9 +87,7 @@ async def _answer_http_error(request: Request, error: Exception) -> JSONResponse
         405: f"this URL does not take {request.method}",
     }
     sentence = sentences.get(error.status_code, str(error.detail))
-    headers = dict(error.headers or {})
-    if error.status_code == 405:
-        headers["allow"] = ", ".join(_methods_of(request))
+    headers = {"allow": ", ".join(_methods_of(request))} if error.status_code == 405 else None
     _metrics(request).errors.labels("url").inc()
     return JSONResponse({"error": sentence}, error.status_code, headers)
 
