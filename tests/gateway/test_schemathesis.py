@@ -44,7 +44,7 @@ def schemathesis(gateway: GatewayProcess, *options: str) -> subprocess.Completed
         "--checks=all",
         f"--exclude-checks={EXCLUDED}",
         "--seed=1",
-        "--max-examples=40",
+        "--max-examples=25",
         "--generation-database=none",
         "--no-shrink",
         "--continue-on-failure",
