@@ -139,7 +139,7 @@ def test_logs_are_json_and_hold_no_prompt_picture_or_key(
 ) -> None:
     prompt = "XYZZY a marked prompt"
     picture = in_base64(pictures.png(pictures.product(seed=5)))
-    with gateway_process(tmp_path, server.grpc_url, log_level="DEBUG") as gateway:
+    with gateway_process(tmp_path, server.http_url, log_level="DEBUG") as gateway:
         key = gateway.make_key()
         with gateway.client(key) as client:
             marked = body(prompt=prompt, negative_prompt=prompt, image=picture)

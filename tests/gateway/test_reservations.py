@@ -41,7 +41,7 @@ def test_a_balance_for_a_hundred_accepts_a_hundred(
     database_url: str, own_triton: TritonServer, tmp_path: Path
 ) -> None:
     settings = {"database": database_url, "max_waiting": SUBMITS, "fetch_timeout": 30}
-    with gateway_process(tmp_path / "data", own_triton.grpc_url, **settings) as gateway:
+    with gateway_process(tmp_path / "data", own_triton.http_url, **settings) as gateway:
         with gateway.client(gateway.make_key("1")) as any_client:
             quote = any_client.post("/v2/bg-replace", json=body(strength=0.05, dry_run=True)).json()
         reservation = Decimal(quote["estimate"]["reserved_credits"])

@@ -104,6 +104,6 @@ def test_pictures_may_be_urls(server: TritonServer, tmp_path: Path, picture_site
     )
     assert program != SAMPLE
     folder = tmp_path / "gateway"
-    with gateway_process(folder, server.grpc_url, fetch_networks="127.0.0.0/8") as gateway:
+    with gateway_process(folder, server.http_url, fetch_networks="127.0.0.0/8") as gateway:
         answer = run_sample(gateway, tmp_path, picture_site, program)
     assert Image.open(io.BytesIO(answer)).size == (300, 200)

@@ -30,7 +30,7 @@ def open_gateway(
     """One whose webhooks may go to this machine, and are tried once."""
     folder = tmp_path_factory.mktemp("schemathesis")
     settings = {"fetch_networks": "127.0.0.0/8", "webhook_attempts": 1, "max_waiting": 10_000}
-    with gateway_process(folder, server.grpc_url, **settings) as running:
+    with gateway_process(folder, server.http_url, **settings) as running:
         yield running
 
 

@@ -61,7 +61,7 @@ def strict(
     """A gateway that takes one job at once and small bodies."""
     settings = {"max_in_flight": 1, "max_waiting": 0, "max_body_bytes": 200_000}
     folder = tmp_path_factory.mktemp("strict")
-    with gateway_process(folder, server.grpc_url, **settings) as running:
+    with gateway_process(folder, server.http_url, **settings) as running:
         yield running
 
 
@@ -215,7 +215,7 @@ def test_503_without_a_triton(tmp_path: Any) -> None:
 
 
 def test_500_tells_the_request_id_and_no_more(server: TritonServer, tmp_path: Any) -> None:
-    with gateway_process(tmp_path, server.grpc_url) as gateway:
+    with gateway_process(tmp_path, server.http_url) as gateway:
         store = tmp_path / "pictures"
         shutil.rmtree(store, ignore_errors=True)
         store.write_text("no folder can be made here")

@@ -120,7 +120,7 @@ def test_delete_cancels_a_running_job_which_pays_for_its_steps(
 
 def test_delete_of_a_waiting_job_is_free(server: TritonServer, tmp_path: Path) -> None:
     with (
-        gateway_process(tmp_path, server.grpc_url, max_in_flight=1) as gateway,
+        gateway_process(tmp_path, server.http_url, max_in_flight=1) as gateway,
         gateway.client(gateway.make_key()) as client,
     ):
         first, second = submit(client, **LONG), submit(client)

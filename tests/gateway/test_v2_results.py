@@ -131,7 +131,7 @@ def test_the_pictures_of_a_v1_call_were_in_its_answer(client: httpx.Client) -> N
 
 def test_results_are_swept_when_their_time_is_over(server: TritonServer, tmp_path: Path) -> None:
     with (
-        gateway_process(tmp_path, server.grpc_url, keep_results=2) as gateway,
+        gateway_process(tmp_path, server.http_url, keep_results=2) as gateway,
         gateway.client(gateway.make_key()) as client,
     ):
         inline, linked = submit(client, base64=True), submit(client)

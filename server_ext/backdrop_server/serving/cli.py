@@ -42,7 +42,7 @@ TritonHost = Annotated[
     ),
 ]
 TritonUrl = Annotated[
-    str | None, typer.Option(help="gRPC host:port of a Triton elsewhere; several with commas.")
+    str | None, typer.Option(help="HTTP host:port of a Triton elsewhere; several with commas.")
 ]
 Binary = Annotated[Path | None, typer.Option(help="This tritonserver instead of the one found.")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of the database and results.")]

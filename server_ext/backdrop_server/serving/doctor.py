@@ -16,7 +16,7 @@ from backdrop_server.errors import BackdropError, SetupError
 from backdrop_server.gateway import keys
 from backdrop_server.gateway.database import Database
 from backdrop_server.gateway.store import Store
-from backdrop_server.gateway.tritons import GrpcTriton
+from backdrop_server.gateway.tritons import HttpTriton
 from backdrop_server.settings import Settings
 from backdrop_server.triton.install import find_tritonserver
 
@@ -72,7 +72,7 @@ def _repository(repository: Path | None) -> str:
 
 def _triton(url: str) -> str:
     async def ask() -> bool:
-        triton = GrpcTriton(url)
+        triton = HttpTriton(url)
         try:
             await triton.probe()
             return triton.is_up

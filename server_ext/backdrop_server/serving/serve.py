@@ -42,7 +42,7 @@ def serve_with_own_triton(
                 )
                 if gateway is None:
                     show_first_key(settings, console)
-                    own = flags | {"triton_url": server.grpc_url}
+                    own = flags | {"triton_url": server.http_url}
                     gateway = GatewayProcess(own, lambda line: console.print(line, markup=False))
                     console.print(f"the gateway starts at {settings.host}:{settings.port}")
                 status = _watch(server, gateway)
