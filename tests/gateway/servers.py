@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import httpx
 from backdrop_server.gateway import keys, ledger
 from backdrop_server.gateway.database import Database
 from backdrop_server.settings import load_settings
+from backdrop_server.triton.launcher import TritonServer
 from tests import pictures
 
 START_SECONDS = 60.0
@@ -46,7 +49,7 @@ class GatewayProcess:
 
     def start(self, *, until_ready: bool = True) -> None:
         """Start it at its port; wait until it says that a picture could be made."""
-        environment = {f"BACKDROP_{name.upper()}": str(v) for name, v in self._settings.items()}
+        environment = {f"BACKDROP_{n.upper()}": _text(v) for n, v in self._settings.items()}
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "backdrop_server.gateway"],
@@ -114,6 +117,24 @@ def gateway_process(folder: Path, triton_url: str, **settings: object) -> Iterat
             gateway.stop()
 
 
+@contextlib.contextmanager
+def held(server: TritonServer) -> Iterator[None]:
+    """The server and its stubs take no step."""
+    os.killpg(server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.killpg(server.pid, signal.SIGCONT)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Look again and again whether ``condition`` holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"it did not come to pass in {seconds} s"
+        time.sleep(0.05)
+
+
 def body(**fields: Any) -> dict[str, Any]:
     """A request that is in order: a product on white, 20 steps of Euler."""
     return {
@@ -124,6 +145,11 @@ def body(**fields: Any) -> dict[str, Any]:
         "num_inference_steps": 20,
         "seed": 7,
     } | fields
+
+
+def _text(value: object) -> str:
+    """A setting as environment variables have it."""
+    return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 def in_base64(data: bytes) -> str:

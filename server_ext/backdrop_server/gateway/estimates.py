@@ -29,6 +29,19 @@ class Estimate:
     reservation: Decimal
 
 
+@dataclasses.dataclass
+class Correction:
+    """A running mean of measured by built seconds."""
+
+    factor: float = 1.0
+    seen: int = 0
+
+    def learn(self, ratio: float) -> None:
+        """Take in one more."""
+        self.seen += 1
+        self.factor += max(_WEIGHT, 1 / self.seen) * (ratio - self.factor)
+
+
 class Estimator:
     """Learns from each finished request how fast the loop really is on this machine now."""
 
@@ -36,8 +49,9 @@ class Estimator:
         """``per_second``: credits; ``headroom``: the reservation as a multiple of the estimate."""
         self._per_second = per_second
         self._headroom = headroom
-        self._correction = 1.0
-        self._seen = 0
+        self._all = Correction()
+        self._by_rows: dict[int, Correction] = {}
+        """Rows of one call share its fixed costs: the more there are, the less each takes."""
 
     def estimate(self, options: ReplaceOptions, photo: tuple[int, int], costs: Costs) -> Estimate:
         """The estimate of a request; ``photo`` is width and height in pixels."""
@@ -45,10 +59,10 @@ class Estimator:
         evaluations = unet_evaluations(
             options.scheduler, options.num_inference_steps, options.strength
         )
-        rows = options.samples * (2 if options.guidance_scale > 1 else 1)
+        rows = rows_of(options)
         loop = costs.loop_seconds(evaluations, rows, width, height)
         fixed = costs.encoding_seconds(width, height, options.samples)
-        seconds = loop * self._correction + fixed
+        seconds = loop * self._by_rows.get(rows, self._all).factor + fixed
         return Estimate(
             evaluations,
             loop,
@@ -58,10 +72,15 @@ class Estimator:
             price(self._headroom * max(seconds, loop + fixed), self._per_second),
         )
 
-    def learn(self, expected_loop_seconds: float, loop_seconds: float) -> None:
-        """Take in a finished request: what the built figures said, and what it took."""
+    def learn(self, rows: int, expected_loop_seconds: float, loop_seconds: float) -> None:
+        """Take in a finished request: its rows, what the built figures said, and what it took."""
         if expected_loop_seconds <= 0 or loop_seconds <= 0:
             return
         ratio = min(max(loop_seconds / expected_loop_seconds, 1 / _FARTHEST), _FARTHEST)
-        self._seen += 1
-        self._correction += max(_WEIGHT, 1 / self._seen) * (ratio - self._correction)
+        for correction in (self._all, self._by_rows.setdefault(rows, Correction())):
+            correction.learn(ratio)
+
+
+def rows_of(options: ReplaceOptions) -> int:
+    """Rows of one UNet evaluation: samples, twice with guidance."""
+    return options.samples * (2 if options.guidance_scale > 1 else 1)
