@@ -2,8 +2,8 @@
 
     python -m benchmarks.gateway --repository build/tiny-openvino-fp32
 
-Requests one after another, a JPEG photo of 1024 x 1024 px in base64, JPEG bytes back. The time in Triton
-is the gateway's own: the stage ``triton`` on its metrics page, read after each request.
+Requests one after another, a JPEG photo of 1024 x 1024 px in base64, JPEG bytes back. The time in
+Triton is the gateway's own: the stage ``triton`` on its metrics page, read after each request.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def _wait(client: httpx.Client) -> None:
 
 def _measure(client: httpx.Client) -> tuple[float, float]:
     """Seconds of one request as its sender sees them, and of these in Triton."""
-    before = _seconds_in_triton(client)
     body = _body()
+    before = _seconds_in_triton(client)
     begun = time.perf_counter()
     answer = client.post("/v1/bg-replace", json=body)
     whole = time.perf_counter() - begun
