@@ -14,7 +14,7 @@ demo: repository
 	$(BIN)/backdrop demo --repository $(REPOSITORY) --out build/pictures --log-file build/triton.log
 
 serve: repository
-	$(BIN)/backdrop serve --repository $(REPOSITORY) --log-file build/triton.log
+	$(BIN)/backdrop serve --repository $(REPOSITORY) --data-dir build/data --log-file build/triton.log
 
 repository: $(VENV)/.installed
 	$(BIN)/backdrop-export bundle $(BUNDLE) --out build/bundles/$(BUNDLE)
