@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import statistics
 from decimal import Decimal
 
 from backdrop_server.contract import ReplaceOptions, unet_evaluations
@@ -10,8 +12,8 @@ from backdrop_server.costs import Costs
 from backdrop_server.gateway.money import price
 from backdrop_server.working_sizes import working_size
 
-_WEIGHT = 0.2
-"""Of the newest request in the running mean; the first ones count equally."""
+_REMEMBERED = 9
+"""Requests whose median is believed."""
 _FARTHEST = 20.0
 """Most by which measured and built figures are believed to differ, either way."""
 
@@ -29,17 +31,20 @@ class Estimate:
     reservation: Decimal
 
 
-@dataclasses.dataclass
 class Correction:
-    """A running mean of measured by built seconds."""
+    """Measured by built seconds: the median of the last requests, so that one hiccup says nothing."""
 
-    factor: float = 1.0
-    seen: int = 0
+    def __init__(self) -> None:
+        self._ratios: collections.deque[float] = collections.deque(maxlen=_REMEMBERED)
+
+    @property
+    def factor(self) -> float:
+        """By which built seconds are to be multiplied; 1 before anything was seen."""
+        return statistics.median(self._ratios) if self._ratios else 1.0
 
     def learn(self, ratio: float) -> None:
         """Take in one more."""
-        self.seen += 1
-        self.factor += max(_WEIGHT, 1 / self.seen) * (ratio - self.factor)
+        self._ratios.append(ratio)
 
 
 class Estimator:
