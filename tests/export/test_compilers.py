@@ -291,7 +291,7 @@ def test_a_quantized_repository_is_near_the_exact_one(export: Export, tmp_path: 
 def test_a_plans_model_declares_one_row_and_all_its_profiles(
     export: Export, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All but the plan itself, which only a GPU can build: a file of its name stands for it."""
+    """All but the plan, which only a GPU can build and time: a file of its name stands for it."""
 
     def leave_a_plan(kind: EngineKind, of: Source, target: Path) -> None:
         target.with_name(f"{target.name}-tensorrt-10-sm90.plan").touch()
@@ -299,6 +299,7 @@ def test_a_plans_model_declares_one_row_and_all_its_profiles(
     monkeypatch.setattr("backdrop_export.repository.why_absent", lambda _: None)
     monkeypatch.setattr("backdrop_export.repository.compile_engine", leave_a_plan)
     monkeypatch.setattr("backdrop_export.repository._Builder._verify", lambda *_: None)
+    monkeypatch.setattr("backdrop_export.repository.measure_engine", lambda *_: 0.001)
     built = export_repository(export.bundle.path, "tensorrt-fp32", export.out)
     for graph in ("text_encoder", "vae_decoder"):
         text = (built / graph / "config.pbtxt").read_text()
