@@ -215,6 +215,7 @@ ARCHITECTURES = {
             clip_side=128,
             clip_patch=16,
             vocabulary=1536,
+            prediction_type="v_prediction",
         ),
         Architecture(
             name="tiny",

@@ -23,7 +23,7 @@ def wire_colours(vae: Any) -> None:
         if name.endswith(("conv2", "to_out.0")):
             nn.init.zeros_(module.weight)
             nn.init.zeros_(module.bias)
-        elif name.endswith("conv_shortcut") or ".upsamplers." in name and name.endswith("conv"):
+        elif name.endswith("conv_shortcut") or (".upsamplers." in name and name.endswith("conv")):
             _pass(module)
         elif ".downsamplers." in name and name.endswith("conv"):
             _average(module)

@@ -99,7 +99,7 @@ def _work_out_part(start: int) -> Path:
     part = _latents(work.data, work.vae, indices)
     part |= _texts(work.data, work.towers, work.tokenizers, indices, work.seed)
     part |= {"look": _looks(work.data, work.towers, work.clip_side, indices, work.seed)}
-    np.savez(file.with_suffix(".new.npz"), **part)  # type: ignore[arg-type]
+    np.savez(file.with_suffix(".new.npz"), **part)
     file.with_suffix(".new.npz").replace(file)
     return file
 
@@ -121,11 +121,15 @@ def _latents(data: Dataset, vae: Any, indices: range) -> Arrays:
     }
     scale = vae.config.scaling_factor
     found: Arrays = {
-        name: np.concatenate([(encode(vae, piece) * scale).half().numpy() for piece in _pieces(all_)])
+        name: np.concatenate(
+            [(encode(vae, piece) * scale).half().numpy() for piece in _pieces(all_)]
+        )
         for name, all_ in pictures.items()
     }
     found["mask"] = np.stack([latent_mask(mask, SIDE // latents_side(vae)) for _, mask in kept])
-    edges = [product_edges(rgb, mask, index) for index, (rgb, mask) in zip(indices, kept, strict=True)]
+    edges = [
+        product_edges(rgb, mask, index) for index, (rgb, mask) in zip(indices, kept, strict=True)
+    ]
     found["edges"] = np.packbits(np.stack(edges).reshape(len(indices), -1) > 0, axis=1)
     return found
 
@@ -162,7 +166,9 @@ def embed_prompts(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Prompt embeddings [N, 77, D] and pooled [N, P], as the server's text encoder gives them."""
     ids = [
-        torch.tensor(tokenizer(texts, padding="max_length", max_length=77, truncation=True)["input_ids"])
+        torch.tensor(
+            tokenizer(texts, padding="max_length", max_length=77, truncation=True)["input_ids"]
+        )
         for tokenizer in tokenizers
     ]
     return towers.prompt(*ids)

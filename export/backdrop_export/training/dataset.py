@@ -70,14 +70,17 @@ def unit(picture: Pixels) -> Floats:
 
 def eight_bit(picture: Floats) -> Pixels:
     """0..1 as 8-bit levels."""
-    return np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+    levels: Pixels = np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+    return levels
 
 
 def _open(folder: Path, name: str, mode: Any, count: int) -> Pixels:
     path, shape = folder / f"{name}.npy", (count, SIDE, SIDE, _CHANNELS[name])
     if mode == "w+":
-        return np.lib.format.open_memmap(path, mode, np.uint8, shape)
-    return np.load(path, mmap_mode=mode)  # type: ignore[no-any-return]
+        made: Pixels = np.lib.format.open_memmap(path, mode, np.uint8, shape)  # type: ignore[no-untyped-call]
+        return made
+    mapped: Pixels = np.load(path, mmap_mode=mode)
+    return mapped
 
 
 def render_dataset(folder: Path, count: int, seed: int, track: Track) -> Dataset:

@@ -134,7 +134,7 @@ def _share_gradients(model: nn.Module) -> None:
     flat = torch.cat([gradient.flatten() for gradient in found])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    parts = flat.split([gradient.numel() for gradient in found])
+    parts = torch.split(flat, [gradient.numel() for gradient in found])
     torch._foreach_copy_(
         found, [part.view_as(gradient) for part, gradient in zip(parts, found, strict=True)]
     )
@@ -143,8 +143,9 @@ def _share_gradients(model: nn.Module) -> None:
 @torch.no_grad()
 def _follow(run: Run) -> None:
     decay = min(run.schedule.average, (1 + run.step) / (10 + run.step))
-    weights = list(run.model.parameters())
-    torch._foreach_lerp_(list(run.average.parameters()), weights, 1 - decay)
+    weights: list[torch.Tensor] = list(run.model.parameters())
+    averages: list[torch.Tensor] = list(run.average.parameters())
+    torch._foreach_lerp_(averages, weights, 1 - decay)
 
 
 def _keep(run: Run, optimizer: torch.optim.Optimizer) -> None:

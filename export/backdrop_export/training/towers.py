@@ -18,7 +18,7 @@ from torch.nn import functional
 from backdrop_export.architectures import Architecture
 from backdrop_export.training.dataset import Dataset, Pixels, unit
 from backdrop_export.training.loop import Progress, Schedule, train
-from backdrop_export.training.render.canvas import Rng
+from backdrop_export.training.render.canvas import Floats, Rng
 from backdrop_export.training.render.captions import SCENE_NAMES, caption
 from backdrop_export.training.render.palette import lab
 from backdrop_export.training.render.products import COLOURS, KINDS
@@ -73,14 +73,15 @@ class Towers(nn.Module):
         return embeds
 
 
-def palette_of(picture: Pixels) -> np.ndarray[Any, np.dtype[np.float32]]:
+def palette_of(picture: Pixels) -> Floats:
     """What the vision tower must tell of a picture's colours: mean, deviation, covariance, L."""
     colours = lab(unit(cv2.resize(picture, (24, 24), interpolation=cv2.INTER_AREA)))
     covariance = np.cov(colours.T)
     shape = covariance[[0, 0, 1], [1, 2, 2]] / 60
     darkest = np.quantile(colours[:, 0], [0.1, 0.5, 0.9]) / 20
     parts = [colours.mean(0) / 15, np.sqrt(np.diag(covariance)) / 8, shape, darkest]
-    return np.concatenate(parts).astype(np.float32)
+    told: Floats = np.concatenate(parts).astype(np.float32)
+    return told
 
 
 def reference_pixels(picture: Pixels, rng: Rng, side: int) -> Pixels:
@@ -90,7 +91,9 @@ def reference_pixels(picture: Pixels, rng: Rng, side: int) -> Pixels:
     top, left = rng.integers(0, whole - size + 1, 2)
     crop = picture[top : top + size, left : left + size]
     crop = crop[:, ::-1] if rng.random() < 0.5 else crop
-    small: Pixels = cv2.resize(np.ascontiguousarray(crop), (side, side), interpolation=cv2.INTER_AREA)
+    small: Pixels = cv2.resize(
+        np.ascontiguousarray(crop), (side, side), interpolation=cv2.INTER_AREA
+    )
     return small
 
 
@@ -108,7 +111,7 @@ def train_towers(
         return _loss(towers, ids[0], ids[1], batch)
 
     train(towers, average, schedule, loss_of_step, file, seed, progress)
-    return average  # type: ignore[return-value]
+    return average
 
 
 def _ids(tokenizer: Any, captions: list[str]) -> torch.Tensor:

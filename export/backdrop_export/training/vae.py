@@ -41,7 +41,7 @@ def train_vae(
     seed: int,
     progress: Progress,
 ) -> Any:
-    """The VAE with averaged weights, its ``scaling_factor`` fitted to the latents' deviation."""
+    """The VAE with averaged weights."""
     vae, average = new_vae(config, seed), new_vae(config, seed)
 
     def loss_of_step(rng: np.random.Generator, _: float) -> torch.Tensor:
@@ -53,11 +53,10 @@ def train_vae(
         narrow = (posterior.logvar.float() - _LOG_VARIANCE).square().mean()
         wide = mean.float().square().mean()
         loss = reconstruction_loss(decoded.float(), pictures)
-        return loss + 0.001 * narrow + _SIZE * wide
+        total: torch.Tensor = loss + 0.001 * narrow + _SIZE * wide
+        return total
 
-    train(vae, average, schedule, loss_of_step, file, seed, progress)
-    average.register_to_config(scaling_factor=_scaling_factor(average, data))
-    return average
+    return train(vae, average, schedule, loss_of_step, file, seed, progress)
 
 
 def reconstruction_loss(decoded: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
@@ -103,7 +102,8 @@ def encode(vae: Any, pictures: list[Pixels]) -> torch.Tensor:
     return mean.float()
 
 
-def _scaling_factor(vae: Any, data: Dataset) -> float:
+def fit_scaling_factor(vae: Any, data: Dataset) -> None:
+    """Set the ``scaling_factor`` under which the pictures' latents have a deviation of 1."""
     indices = np.linspace(0, data.count - 1, min(data.count, 128)).astype(int)
-    parts = [encode(vae, [data.composite(int(i), "scene")]) for i in indices]
-    return round(1 / float(torch.cat(parts).std()), 5)
+    parts = [encode(vae, [data.composite(int(index), "scene")]) for index in indices]
+    vae.register_to_config(scaling_factor=round(1 / float(torch.cat(parts).std()), 5))

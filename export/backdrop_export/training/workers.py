@@ -25,7 +25,7 @@ def together(work: Callable[[], None], count: int) -> None:
         work()
         return
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.start_processes(
+        torch.multiprocessing.start_processes(  # type: ignore[attr-defined, no-untyped-call]
             _join, (count, Path(folder) / "meeting", work), nprocs=count, start_method="fork"
         )
 

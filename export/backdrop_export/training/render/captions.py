@@ -38,11 +38,20 @@ _PLACES = {
     "mountains": "in front of", "sunset": "in front of", "water": "in", "kitchen": "in",
 }  # fmt: skip
 _NOUNS = {
-    "perfume": ("perfume bottle", "perfume"), "can": ("can", "drink can"), "tube": ("tube", "cream tube"),
+    "perfume": ("perfume bottle", "perfume"), "can": ("can", "drink can"),
+    "tube": ("tube", "cream tube"),
     "shoe": ("shoe", "sneaker"), "bag": ("handbag", "bag"), "box": ("box", "package"),
     "cup": ("cup", "mug"), "jar": ("jar", "cream jar"),
 }  # fmt: skip
-_OPENINGS = ("", "", "", "a photo of ", "product photo of ", "a picture of ", "professional photo, ")
+_OPENINGS = (
+    "",
+    "",
+    "",
+    "a photo of ",
+    "product photo of ",
+    "a picture of ",
+    "professional photo, ",
+)
 _ENDINGS = ("", "", "", ", soft light", ", high quality", ", realistic", ", bokeh", ", cinematic",
             ", natural light", ", sharp focus", ", best quality")  # fmt: skip
 

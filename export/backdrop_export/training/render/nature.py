@@ -115,7 +115,8 @@ def desert(rng: Rng, side: int) -> Floats:
         slope = np.gradient(blur(crest[None], side * 0.01)[0]) * side
         lit = 1 / (1 + np.exp(-(slope + float(rng.uniform(-0.1, 0.1))) * 9))
         drop = np.clip((y - crest[None]) / 0.30, 0, 1)
-        light = mix(np.repeat(lit[None], side, 0).astype(np.float32)[..., None], 0.75, drop)[..., 0]
+        rows = np.repeat(lit[None], side, 0).astype(np.float32)
+        light = rows + (np.float32(0.75) - rows) * drop
         dune = mix(shade, sand * np.float32(1.05), light)
         ripples = np.sin((y + 0.35 * noise(rng, side, (3, 3), 3)) * 260 * (1.15 - 0.6 * drop))
         dune = dune * (1 + 0.05 * near * ripples * drop)[..., None].astype(np.float32)
@@ -156,15 +157,13 @@ def _conifers(rng: Rng, picture: Floats, base: float, count: int) -> Floats:
             top = foot - tall * (1 - tier / 7)
             bottom = top + tall * 0.26
             half = tall * (0.06 + 0.24 * tier / 6)
-            for offset, colour in ((0.0, dark), (-0.018, np.float32((0.93, 0.95, 0.97)))):
+            for offset, colour in ((0.0, dark), (-0.018, np.array((0.93, 0.95, 0.97), np.float32))):
                 layer = np.zeros((side, side), np.float32)
                 lower = bottom + offset * (2.2 if offset else 1)
                 corners = [(x, top + offset), (x - half, lower), (x + half * 0.9, lower)]
                 points = (np.array(corners) * side * 8).astype(np.int32)
                 cv2.fillPoly(layer, [points], 1.0, cv2.LINE_AA, 3)
                 picture = mix(picture, colour, layer * (1.0 if offset == 0 else 0.7))
-                dark_top = picture
-            picture = dark_top
     return picture
 
 
@@ -231,7 +230,9 @@ def mountains(rng: Rng, side: int) -> Floats:
         snow_line = 0.16 + 0.10 * float(rng.random()) - 0.16 * near
         depth = y - crest[None] + 0.10 * (facets - 0.5)
         white = ramp(snow_line - depth, -0.015, 0.02) * (0.55 + 0.45 * ramp(lit, 0.3, 0.7))
-        mass = mix(mass, np.float32((0.94, 0.96, 0.99)) * lit[..., None].clip(0.72, 1), white)
+        mass = mix(
+            mass, np.array((0.94, 0.96, 0.99), np.float32) * lit[..., None].clip(0.72, 1), white
+        )
         mass = mix(mass, haze, 0.5 * (1 - near) + 0.08)
         picture = mix(picture, mass.astype(np.float32), below(side, crest))
     floor = choose(rng, [(0.34, 0.44, 0.22), (0.45, 0.42, 0.36), (0.28, 0.38, 0.24)])
@@ -251,7 +252,7 @@ def sunset(rng: Rng, side: int) -> Floats:
     clouds = ramp(noise(rng, side, (2.5, 12), 5), 0.50, 0.85)
     burning = mix(top * np.float32(0.8), low, glow(side, (sun[0], sun[1] - 0.1), 0.30))
     picture = mix(picture, burning, clouds * 0.75)
-    picture = picture + glow(side, sun, 0.16)[..., None] * np.float32((0.5, 0.3, 0.1))
+    picture = picture + glow(side, sun, 0.16)[..., None] * np.array((0.5, 0.3, 0.1), np.float32)
     picture = mix(picture, (1.0, 0.95, 0.78), ramp(glow(side, sun, 0.045), 0.45, 0.60))
     hills = _ridge(rng, side, horizon - 0.01, 0.10, 2.5)
     dark = top * np.float32(0.45)

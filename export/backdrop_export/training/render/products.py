@@ -132,9 +132,7 @@ def _body_place(side: int, place: Place) -> tuple[Floats, Floats]:
     return (x - place.x) / place.half, (y - place.foot + place.tall) / place.tall
 
 
-def _turned(
-    rng: Rng, side: int, kind: str, colour: Floats, place: Place
-) -> tuple[Floats, Floats]:
+def _turned(rng: Rng, side: int, kind: str, colour: Floats, place: Place) -> tuple[Floats, Floats]:
     profile, _, cap = TURNED[kind]
     u, v = _body_place(side, place)
     width = profile(np.clip(v, 0, 1))
@@ -171,7 +169,7 @@ def _coat(rng: Rng, u: Floats, v: Floats, colour: Floats, cap: float) -> Floats:
     if rng.random() < 0.7:
         half = float(rng.uniform(0.5, 0.85))
         label = ((np.abs(u) < half) & (v > low) & (v < high)).astype(np.float32)
-        ground = other if rng.random() < 0.5 else np.float32((0.95, 0.94, 0.90))
+        ground = other if rng.random() < 0.5 else np.array((0.95, 0.94, 0.90), np.float32)
         ground = np.where(np.abs(ground - colour).sum() < 0.6, 1 - ground, ground)
         paint = mix(paint, ground, label)
         return mix(paint, 1 - ground, label * _print(rng, u / half, (v - low) / (high - low)))
@@ -261,7 +259,7 @@ def _shoe(rng: Rng, side: int, colour: Floats, place: Place) -> tuple[Floats, Fl
     rgb = mix(rgb, stripe, (slanted & (np.abs(u) < 0.55) & (v > 0.3)).astype(np.float32))
     toe = ((u * flip > 0.66) & (v > 0.5)).astype(np.float32)
     rgb = mix(rgb, np.clip(colour * 0.7, 0, 1), toe)
-    rgb = mix(rgb, np.float32((0.92, 0.91, 0.88)), rubber)
+    rgb = mix(rgb, np.array((0.92, 0.91, 0.88), np.float32), rubber)
     return rgb.astype(np.float32), np.maximum(body, rubber)
 
 
@@ -278,7 +276,9 @@ def _watch(rng: Rng, side: int, colour: Floats, place: Place) -> tuple[Floats, F
     rgb = mix(rgb, metal * (0.8 + 0.3 * ramp(-v, -1, 0))[..., None], case.astype(np.float32))
     rgb = mix(rgb, dial, np.clip((0.80 - radius) * pixel, 0, 1).astype(np.float32))
     angle = np.arctan2(u, -(v - 0.5))
-    hours = (np.abs(np.mod(angle * 12 / 6.283 + 0.5, 1) - 0.5) < 0.10) & (np.abs(radius - 0.68) < 0.07)
+    hours = (np.abs(np.mod(angle * 12 / 6.283 + 0.5, 1) - 0.5) < 0.10) & (
+        np.abs(radius - 0.68) < 0.07
+    )
     hands = np.zeros_like(u, dtype=bool)
     for turn, length in zip(rng.uniform(-3.1, 3.1, 2), (0.42, 0.62), strict=True):
         along = u * np.sin(turn) - (v - 0.5) * place.tall / place.half * np.cos(turn)
@@ -292,7 +292,9 @@ def _bag(rng: Rng, side: int, colour: Floats, place: Place) -> tuple[Floats, Flo
     u, v = _body_place(side, place)
     width = 0.80 + 0.2 * ramp(v, 0.3, 0.95)
     body = np.clip((width - np.abs(u)) * place.half * side + 0.5, 0, 1)
-    body *= np.clip((v - 0.34) * place.tall * side, 0, 1) * np.clip((1 - v) * place.tall * side, 0, 1)
+    body *= np.clip((v - 0.34) * place.tall * side, 0, 1) * np.clip(
+        (1 - v) * place.tall * side, 0, 1
+    )
     arch = np.hypot(u / 0.55, (v - 0.36) / 0.34)
     handle = (np.abs(arch - 0.92) < 0.09) & (v < 0.4)
     flap = ((v < 0.62 - 0.08 * u**2) & (v > 0.34)).astype(np.float32)

@@ -11,12 +11,10 @@ from backdrop_export.training.render.canvas import (
     below,
     blur,
     choose,
-    depth_below,
     discs,
     glow,
     grid,
     jitter,
-    line,
     mix,
     noise,
     plane,
@@ -99,8 +97,12 @@ def marble_studio(rng: Rng, side: int) -> Floats:
         [(0.86, 0.84, 0.82), (0.70, 0.72, 0.74), (0.88, 0.78, 0.72), (0.30, 0.32, 0.35),
          (0.62, 0.70, 0.64), (0.75, 0.68, 0.80)],
     )  # fmt: skip
-    bases = [((0.94, 0.94, 0.93), (0.52, 0.53, 0.56)), ((0.10, 0.10, 0.11), (0.80, 0.76, 0.66)),
-             ((0.16, 0.30, 0.25), (0.72, 0.80, 0.72)), ((0.90, 0.78, 0.74), (0.60, 0.40, 0.38))]  # fmt: skip
+    bases = [
+        ((0.94, 0.94, 0.93), (0.52, 0.53, 0.56)),
+        ((0.10, 0.10, 0.11), (0.80, 0.76, 0.66)),
+        ((0.16, 0.30, 0.25), (0.72, 0.80, 0.72)),
+        ((0.90, 0.78, 0.74), (0.60, 0.40, 0.38)),
+    ]
     base, vein = (jitter(rng, colour, 0.03) for colour in bases[int(rng.integers(4))])
     spot = glow(side, (float(rng.uniform(0.2, 0.8)), float(rng.uniform(0.1, 0.5))), 0.38)
     picture = mix(wall * np.float32(0.62), np.clip(wall * 1.12, 0, 1), spot)
@@ -129,7 +131,7 @@ def _panel(rng: Rng, picture: Floats, slab: Floats, edge: float) -> Floats:
 
 def wood(rng: Rng, side: int, colour: Floats, planks: int) -> Floats:
     """Planks along y with grain, knots and joints, [side, side, 3]."""
-    x, y = grid(side)
+    x, _y = grid(side)
     index = np.floor(x * planks).astype(int)
     tone = rng.uniform(0.8, 1.15, planks + 1).astype(np.float32)[index]
     shift = rng.random(planks + 1).astype(np.float32)[index]
@@ -155,7 +157,12 @@ def wooden_table(rng: Rng, side: int) -> Floats:
     bright = np.clip(behind * 1.7 + 0.1, 0, 1)
     lamps = [tuple(float(v) for v in jitter(rng, bright, 0.08)), (1.0, 0.86, 0.6)]
     picture = picture + discs(
-        rng, side, int(rng.integers(4, 16)), (0, 0, 1, edge), (0.02, 0.07), lamps  # type: ignore[arg-type]
+        rng,
+        side,
+        int(rng.integers(4, 16)),
+        (0, 0, 1, edge),
+        (0.02, 0.07),
+        lamps,  # type: ignore[arg-type]
     ) * np.float32(0.5)
     top = plane(
         wood(rng, side, colour, int(rng.integers(4, 7))), edge - 0.16, 0.40,
@@ -225,7 +232,14 @@ def _cabinet(rng: Rng, painted: Floats, bottom: float) -> None:
         _box(painted, left + 0.006, 0, right - 0.006, bottom - 0.006, front)
         _box(painted, left + 0.03, 0, right - 0.03, bottom - 0.03, front * np.float32(0.88))
         knob = right - 0.045 if index % 2 == 0 else left + 0.03
-        _box(painted, knob, bottom - 0.09, knob + 0.012, bottom - 0.05, np.float32((0.3, 0.28, 0.25)))
+        _box(
+            painted,
+            knob,
+            bottom - 0.09,
+            knob + 0.012,
+            bottom - 0.05,
+            np.array((0.3, 0.28, 0.25), np.float32),
+        )
 
 
 def _shelf(rng: Rng, painted: Floats, height: float) -> None:
@@ -236,8 +250,12 @@ def _shelf(rng: Rng, painted: Floats, height: float) -> None:
         jar = choose(rng, [(0.85, 0.80, 0.72), (0.55, 0.25, 0.18), (0.30, 0.42, 0.30),
                            (0.75, 0.60, 0.30), (0.88, 0.90, 0.90)])  # fmt: skip
         _box(painted, left, height - tall, left + width, height, jar)
-        _box(painted, left + width * 0.7, height - tall, left + width, height, jar * np.float32(0.75))
-        _box(painted, left, height - tall - 0.015, left + width, height - tall, jar * np.float32(0.5))
+        _box(
+            painted, left + width * 0.7, height - tall, left + width, height, jar * np.float32(0.75)
+        )
+        _box(
+            painted, left, height - tall - 0.015, left + width, height - tall, jar * np.float32(0.5)
+        )
         left += width + float(rng.uniform(0.015, 0.07))
     _box(painted, 0, height, 1, height + 0.025, board)
     _box(painted, 0, height + 0.025, 1, height + 0.05, painted[-1, -1] * np.float32(0.6))
