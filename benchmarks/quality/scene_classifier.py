@@ -17,10 +17,10 @@ from backdrop_export.training.dataset import Dataset, render_dataset
 from backdrop_export.training.render.captions import SCENE_NAMES
 
 SEED = 987_654
-PICTURES = 3000
-_HELD_OUT = 360
+PICTURES = 1500
+_HELD_OUT = 240
 _SIDE = 64
-_STEPS = 700
+_STEPS = 450
 Pixels = npt.NDArray[np.uint8]
 
 

@@ -31,7 +31,7 @@ from backdrop_export.training.conditions import CAPTIONS, LOOKS, Conditions
 from backdrop_export.training.dataset import SIDE
 from backdrop_export.training.loop import Progress, Schedule, train
 
-SMALL_SHARE = 0.7
+SMALL_SHARE = 0.5
 """Share of the steps on latents of half the side."""
 _TIMESTEPS = 1000
 _TIME_IDS = [float(SIDE), float(SIDE), 0.0, 0.0, float(SIDE), float(SIDE)]
