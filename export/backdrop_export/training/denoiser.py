@@ -140,6 +140,8 @@ def train_denoiser(
     """The networks with averaged weights; ``blank`` [4, h, w] are the scaled latents of mid grey."""
     torch.manual_seed(seed)
     denoiser, average = Denoiser(architecture), Denoiser(architecture)
+    for module in (denoiser, average):  # a tenth faster than rows of channels
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     shares = signal_shares()
 
     def loss_of_step(rng: np.random.Generator, done: float) -> torch.Tensor:
