@@ -65,6 +65,9 @@ class Architecture:
     text_ids: tuple[int, int, int] | None = None
     """Ids of start, end and padding in the text towers' configurations; the published ones are
     not the tokenizer's (49406, 49407), and transformers knows them by that."""
+    vae_scaling_factor: float = VAE_SCALING_FACTOR
+    prediction_type: str = "epsilon"
+    """What the UNet predicts: epsilon, or v_prediction."""
     wired: bool = True
     """Whether samplers converge on the random weights; see ``wiring``."""
 
@@ -131,9 +134,13 @@ class Architecture:
             "norm_num_groups": self.vae_groups,
             "out_channels": 3,
             "sample_size": self.native_side,
-            "scaling_factor": VAE_SCALING_FACTOR,
+            "scaling_factor": self.vae_scaling_factor,
             "up_block_types": ["UpDecoderBlock2D"] * 4,
         }
+
+    def scheduler(self) -> dict[str, Any]:
+        """Configuration of the scheduler: the published one, but for what the UNet predicts."""
+        return SCHEDULER | {"prediction_type": self.prediction_type}
 
     def _text_tower(self, tower: Tower, activation: str, pad_token_id: int) -> dict[str, Any]:
         own = (self.vocabulary - 2, self.vocabulary - 1, pad_token_id)

@@ -36,6 +36,19 @@ class PlanPrecision(enum.Enum):
     fp8 = "fp8"
 
 
+class TrainedName(enum.Enum):
+    """Bundles that can be trained."""
+
+    demo = "demo"
+
+
+class RecipeName(enum.Enum):
+    """Recipes of training."""
+
+    full = "full"
+    short = "short"
+
+
 _DEFAULT_ENGINE = EngineName(DEFAULT_ENGINE)
 _RECIPE = "A recipe (a .toml file), or the name of a shipped one: sdxl."
 _BUNDLE = "A bundle's folder in diffusers' layout, or a recipe: it is assembled first."
@@ -46,7 +59,7 @@ def bundle(
     name: Annotated[BundleName, typer.Argument(help="Which bundle to make; sdxl-random is 11 GB.")],
     out: Annotated[Path, typer.Option(help="The folder to write; replaced when it exists.")],
 ) -> None:
-    """Make a bundle with seeded random weights, the same bytes each time."""
+    """Make a bundle, the same bytes each time: trained weights where they ship, else random."""
     report = Report()
     if bundle_is_current(name.value, out):
         report.say(f"{out}: up to date")
@@ -55,6 +68,26 @@ def bundle(
         from backdrop_export.synthetic import make_bundle
 
         make_bundle(name.value, out)
+
+
+@app.command()
+def train(
+    name: Annotated[TrainedName, typer.Argument(help="Which bundle to train.")],
+    out: Annotated[Path, typer.Option(help="The bundle's folder; replaced when it exists.")],
+    folder: Annotated[
+        Path,
+        typer.Option(help="Where pictures and checkpoints are kept; a run goes on from there."),
+    ] = Path("build/training"),
+    recipe: Annotated[
+        RecipeName, typer.Option(help="full: hours on two cores; short: shows that it runs.")
+    ] = RecipeName.full,
+) -> None:
+    """Train a bundle from nothing on pictures rendered here; a run that was killed goes on."""
+    from backdrop_export.training.console import Console
+    from backdrop_export.training.pipeline import train_bundle
+    from backdrop_export.training.recipe import RECIPES
+
+    train_bundle(name.value, RECIPES[recipe.value], folder, out, Console())
 
 
 @app.command()

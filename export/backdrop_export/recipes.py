@@ -17,7 +17,21 @@ from backdrop_export.manifest import (
 _MODULES = ("architectures", "synthetic", "vocabulary", "weights", "wiring")
 
 
+TRAINED = Path(__file__).parent / "trained"
+"""Bundles that ship with the package, by name."""
+
+
+def trained_bundle(name: str) -> Path | None:
+    """The folder of the trained bundle called ``name``, if one ships with the package."""
+    folder = TRAINED / name
+    return folder if (folder / "backdrop.json").is_file() else None
+
+
 def _recipe(name: str) -> str:
+    shipped = trained_bundle(name)
+    if shipped is not None:
+        files = sorted(file for file in shipped.rglob("*") if file.is_file())
+        return hash_values([name, hash_files(shipped, files)])
     folder = Path(__file__).parent
     sources = [hash_file(folder / f"{module}.py") for module in _MODULES]
     return hash_values([name, sources, library_versions()])

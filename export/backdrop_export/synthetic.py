@@ -1,9 +1,10 @@
-"""Making the small bundles: diffusers' layout, SDXL's classes, seeded random weights."""
+"""Making the small bundles: diffusers' layout, SDXL's classes, random or trained weights."""
 
 from __future__ import annotations
 
 import functools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,41 +24,62 @@ from transformers import (
 from backdrop_export.architectures import (
     IMAGE_TOKENS,
     PIPELINE_CLASS,
-    SCHEDULER,
-    VAE_SCALING_FACTOR,
     Architecture,
     architecture_named,
 )
 from backdrop_export.folders import replaced_folder
-from backdrop_export.recipes import bundle_is_current, record_bundle
+from backdrop_export.recipes import bundle_is_current, record_bundle, trained_bundle
 from backdrop_export.vocabulary import END, write_tokenizer
 from backdrop_export.weights import Shapes, Weights, random_weights
 from backdrop_export.wiring import Strengths, wire_controlnet, wire_unet, wire_vae
 
-WEIGHTS = "random"
+WeightSource = Callable[[str, Shapes], Weights]
+"""The weights of a component by its name and its shapes by published key."""
 
 
 def make_bundle(name: str, path: Path) -> Path:
     """Write the bundle called ``name`` into the folder ``path``, replacing it; return ``path``.
 
-    The same name gives the same bytes, and a folder that has them is left alone. Raises SetupError
-    for an unknown name.
+    One that ships with trained weights is copied; the others have random ones. The same name gives
+    the same bytes, and a folder that has them is left alone. Raises SetupError for an unknown name.
     """
     architecture = architecture_named(name)
     if bundle_is_current(name, path):
         return path
+    shipped = trained_bundle(name)
     with replaced_folder(path) as folder:
-        for write in (
-            _write_unet,
-            _write_controlnet,
-            _write_vae,
-            _write_towers,
-            _write_ip_adapter,
-            _write_rest,
-        ):
-            write(architecture, folder)
+        if shipped is None:
+            write_bundle(architecture, folder, _random(architecture), "random", _card(architecture))
+        else:
+            shutil.copytree(shipped, folder, dirs_exist_ok=True)
         record_bundle(name, folder)
     return path
+
+
+def write_bundle(
+    architecture: Architecture, folder: Path, source: WeightSource, weights: str, card: str
+) -> None:
+    """Write every file of a bundle into ``folder``; ``weights`` says how they came to be."""
+    for write in (_write_unet, _write_controlnet, _write_vae, _write_towers, _write_ip_adapter):
+        write(architecture, folder, source)
+    _write_rest(architecture, folder, weights)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _random(architecture: Architecture) -> WeightSource:
+    dtype = {"fp32": np.float32, "fp16": np.float16}[architecture.precision]
+
+    def draw(component: str, shapes: Shapes) -> Weights:
+        weights = random_weights(component, shapes, architecture.seed, dtype)
+        if architecture.wired and component == "unet":
+            wire_unet(weights, Strengths())
+        elif architecture.wired and component == "controlnet":
+            wire_controlnet(weights, architecture.edge_gain)
+        elif architecture.wired and component == "vae":
+            wire_vae(weights, Strengths(), architecture.vae_scaling_factor)
+        return weights
+
+    return draw
 
 
 def _shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
@@ -85,36 +107,22 @@ def _save_diffusers(model: Any, weights: Weights, folder: Path) -> None:
     _save(weights, folder / "diffusion_pytorch_model.safetensors")
 
 
-def _draw(architecture: Architecture, component: str, shapes: Shapes) -> Weights:
-    dtype = {"fp32": np.float32, "fp16": np.float16}[architecture.precision]
-    return random_weights(component, shapes, architecture.seed, dtype)
-
-
-def _write_unet(architecture: Architecture, folder: Path) -> None:
+def _write_unet(architecture: Architecture, folder: Path, source: WeightSource) -> None:
     unet = _on_meta(lambda: UNet2DConditionModel(**architecture.unet()))
-    weights = _draw(architecture, "unet", _shapes(unet))
-    if architecture.wired:
-        wire_unet(weights, Strengths())
-    _save_diffusers(unet, weights, folder / "unet")
+    _save_diffusers(unet, source("unet", _shapes(unet)), folder / "unet")
 
 
-def _write_controlnet(architecture: Architecture, folder: Path) -> None:
+def _write_controlnet(architecture: Architecture, folder: Path, source: WeightSource) -> None:
     controlnet = _on_meta(lambda: ControlNetModel(**architecture.controlnet()))
-    weights = _draw(architecture, "controlnet", _shapes(controlnet))
-    if architecture.wired:
-        wire_controlnet(weights, architecture.edge_gain)
-    _save_diffusers(controlnet, weights, folder / "controlnet")
+    _save_diffusers(controlnet, source("controlnet", _shapes(controlnet)), folder / "controlnet")
 
 
-def _write_vae(architecture: Architecture, folder: Path) -> None:
+def _write_vae(architecture: Architecture, folder: Path, source: WeightSource) -> None:
     vae = _on_meta(lambda: AutoencoderKL(**architecture.vae()))
-    weights = _draw(architecture, "vae", _shapes(vae))
-    if architecture.wired:
-        wire_vae(weights, Strengths(), VAE_SCALING_FACTOR)
-    _save_diffusers(vae, weights, folder / "vae")
+    _save_diffusers(vae, source("vae", _shapes(vae)), folder / "vae")
 
 
-def _write_towers(architecture: Architecture, folder: Path) -> None:
+def _write_towers(architecture: Architecture, folder: Path, source: WeightSource) -> None:
     text, vision = CLIPTextConfig, CLIPVisionConfig
     for name, model_class, config in (
         ("text_encoder", CLIPTextModel, text(**architecture.text_encoder())),
@@ -122,8 +130,8 @@ def _write_towers(architecture: Architecture, folder: Path) -> None:
         ("image_encoder", CLIPVisionModelWithProjection, vision(**architecture.image_encoder())),
     ):
         model = _on_meta(functools.partial(model_class, config))
-        shapes = {_published_key(name, key): shape for key, shape in _shapes(model).items()}
-        _save(_draw(architecture, name, shapes), folder / name / "model.safetensors")
+        shapes = {published_key(name, key): shape for key, shape in _shapes(model).items()}
+        _save(source(name, shapes), folder / name / "model.safetensors")
         values = config.to_diff_dict() | {
             "architectures": [model_class.__name__],
             "dtype": {"fp32": "float32", "fp16": "float16"}[architecture.precision],
@@ -132,7 +140,7 @@ def _write_towers(architecture: Architecture, folder: Path) -> None:
         _save_json(dict(sorted(values.items())), folder / name / "config.json")
 
 
-def _published_key(component: str, key: str) -> str:
+def published_key(component: str, key: str) -> str:
     """Newer transformers drop the ``text_model.`` that every published CLIPTextModel file has."""
     if component == "text_encoder" and not key.startswith("text_model."):
         return f"text_model.{key}"
@@ -157,8 +165,8 @@ def ip_adapter_shapes(architecture: Architecture) -> Shapes:
     return shapes
 
 
-def _write_ip_adapter(architecture: Architecture, folder: Path) -> None:
-    weights = _draw(architecture, "ip_adapter", ip_adapter_shapes(architecture))
+def _write_ip_adapter(architecture: Architecture, folder: Path, source: WeightSource) -> None:
+    weights = source("ip_adapter", ip_adapter_shapes(architecture))
     _save(weights, folder / "ip_adapter" / "ip-adapter.safetensors")
 
 
@@ -205,22 +213,24 @@ show that the whole path works and that every input counts, nothing else. Made b
 """
 
 
-def _write_rest(architecture: Architecture, folder: Path) -> None:
+def _write_rest(architecture: Architecture, folder: Path, weights: str) -> None:
     write_tokenizer(folder / "tokenizer", architecture.vocabulary, END)
     write_tokenizer(folder / "tokenizer_2", architecture.vocabulary, "!")
-    _save_json(SCHEDULER, folder / "scheduler" / "scheduler_config.json")
+    _save_json(architecture.scheduler(), folder / "scheduler" / "scheduler_config.json")
     _save_json(
         _preprocessor(architecture.clip_side),
         folder / "feature_extractor" / "preprocessor_config.json",
     )
     index = {"_class_name": PIPELINE_CLASS, "force_zeros_for_empty_prompt": True}
     _save_json(index | _COMPONENTS, folder / "model_index.json")
-    facts = {"native_pixels": architecture.native_pixels, "weights": WEIGHTS}
+    facts = {"native_pixels": architecture.native_pixels, "weights": weights}
     _save_json(facts, folder / "backdrop.json")
-    card = _CARD.format(
+
+
+def _card(architecture: Architecture) -> str:
+    return _CARD.format(
         name=architecture.name,
         side=architecture.native_side,
         seed=architecture.seed,
         size=" at small size" if architecture.wired else " at its own size",
     )
-    (folder / "README.md").write_text(card, encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Whether the demo's pictures show what was asked for."""

@@ -1,0 +1,1 @@
+"""Rendered pictures: scenes, products, palettes, captions."""
