@@ -30,6 +30,16 @@ _LINEAR = _linear_of_srgb()
 _SRGB = _srgb_of_linear()
 
 
+def light_of(srgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Light, 0 to 1, of 8-bit sRGB values of any shape."""
+    return _LINEAR[srgb]
+
+
+def srgb_of(light: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """8-bit sRGB values of light, 0 to 1, of any shape."""
+    return _SRGB[np.rint(light * _LINEAR_STEPS).astype(np.intp)]
+
+
 def paste_back(
     photo: npt.NDArray[np.uint8],
     alpha: npt.NDArray[np.uint8],
@@ -53,6 +63,4 @@ def _mix(
 ) -> npt.NDArray[np.uint8]:
     """Mix pixels uint8 [N, 3] in linear light by ``alpha`` uint8 [N]."""
     share = alpha[:, None].astype(np.float32) / 255
-    light = _LINEAR[back] + share * (_LINEAR[front] - _LINEAR[back])
-    mixed: npt.NDArray[np.uint8] = _SRGB[np.rint(light * _LINEAR_STEPS).astype(np.intp)]
-    return mixed
+    return srgb_of(_LINEAR[back] + share * (_LINEAR[front] - _LINEAR[back]))

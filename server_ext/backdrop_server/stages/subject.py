@@ -30,10 +30,14 @@ GRABCUT_INSET = 0.04
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Matte:
-    """``alpha`` uint8 [H, W], 255 = subject; ``source`` names the way it was found."""
+    """``alpha`` uint8 [H, W], 255 = subject; ``source`` names the way it was found.
+
+    ``sureness`` is 0 to 1: 1 for a matte that was given.
+    """
 
     alpha: Pixels
     source: str
+    sureness: float = 1.0
 
 
 def find_matte(picture: Picture, mask: Pixels | None = None) -> Matte:

@@ -1,0 +1,1 @@
+"""Quality in numbers: mattes, fringes and seams against known truth."""
