@@ -71,7 +71,9 @@ def _sample(
     background = np.rint(np.clip(ground(kind, index, side, photos), 0, 255)).astype(np.uint8)
     mix = mixed_in_light if number % 2 else _mixed_in_code
     photo = _as_taken(mix(foreground, background, alpha), number)
-    return Sample(f"{product} on {kind} {index}", kind, product, photo, alpha, foreground, background)
+    return Sample(
+        f"{product} on {kind} {index}", kind, product, photo, alpha, foreground, background
+    )
 
 
 def mixed_in_light(front: Pixels, back: Pixels, alpha: Floats) -> Pixels:

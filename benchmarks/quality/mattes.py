@@ -107,7 +107,7 @@ def summary(rows: list[Row]) -> Row:
 
 def _means(rows: list[Row]) -> Row:
     with_rembg = [row for row in rows if "rembg" in row]
-    found = {"pictures": len(rows), "pictures_with_rembg": len(with_rembg)}
+    found: Row = {"pictures": len(rows), "pictures_with_rembg": len(with_rembg)}
     found["refused"] = sum(row["ours"]["source"] == "refused" for row in rows)
     found["core_bit_exact_if_given"] = sum(row["given"]["exact"] for row in rows)
     for way in ("ours", "threshold"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from backdrop_server.stages.composite import light_of
 
@@ -41,20 +40,31 @@ def ground_in_holes(level: Region, outside: Region) -> Region:
     _, labels, stats, _ = cv2.connectedComponentsWithStats((level & ~outside).astype(np.uint8))
     stats[0, cv2.CC_STAT_AREA] = 0
     names = np.flatnonzero(stats[:, cv2.CC_STAT_AREA] >= HOLE_AREA)
-    holes = np.zeros_like(outside)
     if not names.size:
-        return holes
-    widths = 2 * ndimage.maximum(_away((labels == 0) | outside), labels, names)
+        return np.zeros_like(outside)
+    member = np.isin(labels, names)
+    of = labels[member]
+    widths = 2 * _extreme(np.maximum, _away((labels == 0) | outside)[member], of, len(stats))
+    kept = np.zeros(len(stats), bool)
     for _ in range(HOLE_ROUNDS):
-        walls = ndimage.minimum(_away(outside | holes), labels, names)
-        thin = walls <= HOLE_WALL * widths
-        if not thin.any():
+        walls = _extreme(np.minimum, _away(outside | kept[labels])[member], of, len(stats))
+        thin = kept.copy()
+        thin[names] |= walls[names] <= HOLE_WALL * widths[names]
+        if (thin == kept).all():
             break
-        holes |= np.isin(labels, names[thin])
-        names, widths = names[~thin], widths[~thin]
-        if not names.size:
-            break
+        kept = thin
+    holes: Region = kept[labels]
     return holes
+
+
+def _extreme(
+    least_or_most: np.ufunc, values: Floats, of: npt.NDArray[np.int32], count: int
+) -> Floats:
+    """The least or the most of ``values`` [N] for each of ``count`` labels ``of`` [N]."""
+    start = np.inf if least_or_most is np.minimum else 0
+    found = np.full(count, start, np.float32)
+    least_or_most.at(found, of, values)
+    return found
 
 
 def _away(region: Region) -> Floats:
@@ -72,13 +82,25 @@ def soft_edge(rgb: Pixels, ground: Floats, subject: Region) -> Pixels:
     solid = subject.astype(np.uint8)
     side = 2 * EDGE_DEPTH + 1
     inner = cv2.erode(solid, np.ones((side, side), np.uint8), borderValue=1)
-    outer = cv2.dilate(solid, np.ones((3, 3), np.uint8))
-    alpha = inner * np.uint8(255)
-    band = (outer > 0) & (inner == 0)
+    band = (cv2.dilate(solid, np.ones((3, 3), np.uint8)) > 0) & (inner == 0)
+    alpha: Pixels = inner * np.uint8(255)
     if band.any():
-        share = _share(light_of(rgb) - ground, inner, band)
-        alpha[band] = np.rint(255 * np.clip((share - CLEAR) / (OPAQUE - CLEAR), 0, 1))
+        part = around(band, 2 * EDGE_REACH)
+        contrast = light_of(rgb[part])
+        contrast -= ground[part]
+        share = (_share(contrast, inner[part], band[part]) - CLEAR) / (OPAQUE - CLEAR)
+        alpha[band] = np.rint(255 * np.clip(share, 0, 1))
     return alpha
+
+
+def around(band: Region, margin: int) -> tuple[slice, slice]:
+    """The part of the picture that holds ``band``, which is not empty, and a margin."""
+    return _span(band.any(axis=1), margin), _span(band.any(axis=0), margin)
+
+
+def _span(line: Region, margin: int) -> slice:
+    found = np.flatnonzero(line)
+    return slice(max(0, int(found[0]) - margin), int(found[-1]) + margin + 1)
 
 
 def _share(contrast: Floats, inner: Pixels, band: Region) -> Floats:
@@ -89,8 +111,11 @@ def _share(contrast: Floats, inner: Pixels, band: Region) -> Floats:
     weight = inner.astype(np.float32)
     window = (2 * EDGE_REACH + 1, 2 * EDGE_REACH + 1)
     near = cv2.blur(weight, window)[band]
-    whole = cv2.blur(contrast * weight[..., None], window)[band] / np.maximum(near, 1e-4)[:, None]
-    length = np.sqrt((contrast**2).sum(axis=2))
+    whole = (
+        cv2.blur(cv2.multiply(contrast, cv2.merge([weight] * 3)), window)[band]
+        / np.maximum(near, 1e-4)[:, None]
+    )
+    length = np.sqrt(cv2.transform(cv2.multiply(contrast, contrast), np.ones((1, 3), np.float32)))
     most = cv2.dilate(length, np.ones((7, 7), np.uint8))[band]
     own = contrast[band]
     along = (own * whole).sum(axis=1) / np.maximum((whole**2).sum(axis=1), 1e-6)

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backdrop_server.stages.composite import light_of, srgb_of
+from backdrop_server.stages.edges import around
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -17,7 +18,9 @@ NEAR = 3
 """Radius of the second, in pixels."""
 SHRINK = 4
 """The first look needs no fine detail, so it is at a quarter of the size."""
-SLACK = 0.01
+PURITY = 4
+"""Neighbours count by this power of their share: a mixed one says little of either colour."""
+SLACK = 0.1
 """What noise may take from the mixture: more follows the neighbours, less the pixel."""
 
 
@@ -33,35 +36,24 @@ def estimate_foreground(photo: Pixels, alpha: Pixels) -> Pixels:
     if not band.any():
         return photo
     far = max(2, round(FAR * min(alpha.shape) / SHRINK))
-    window = _around(band, NEAR + SHRINK * far)
+    window = around(band, NEAR + SHRINK * far)
     result = photo.copy()
     result[window][band[window]] = _estimate(photo[window], alpha[window], band[window], far)
     return result
-
-
-def _around(band: npt.NDArray[np.bool_], margin: int) -> tuple[slice, slice]:
-    """The part of the picture that holds the band and a margin."""
-    return _span(band.any(axis=1), margin), _span(band.any(axis=0), margin)
-
-
-def _span(line: npt.NDArray[np.bool_], margin: int) -> slice:
-    found = np.flatnonzero(line)
-    return slice(max(0, int(found[0]) - margin), int(found[-1]) + margin + 1)
 
 
 def _estimate(photo: Pixels, alpha: Pixels, band: npt.NDArray[np.bool_], far: int) -> Pixels:
     """The foreground colours of the band's pixels, uint8 [N, 3]."""
     light, share = light_of(photo), alpha.astype(np.float32) / 255
     mixed, part = light[band], share[band][:, None]
-    colours = []
-    for weight in (share, 1 - share):
-        colours.append(_far_mean(light, weight, far)[band])
-    front, back = _corrected(*colours, mixed, part)
-    colours = []
-    for weight, own in ((share, front), (1 - share, back)):
-        light[band] = own
-        colours.append(_near_mean(light, weight)[band])
-    front, _ = _corrected(*colours, mixed, part)
+    pure, pure_back = share**PURITY, (1 - share) ** PURITY
+    far_front, far_back = (_far_mean(light, way, far)[band] for way in (pure, pure_back))
+    front, back = _corrected(far_front, far_back, mixed, part)
+    light[band] = front
+    near_front = _near_mean(light, pure)[band]
+    light[band] = back
+    near_back = _near_mean(light, pure_back)[band]
+    front, _ = _corrected(near_front, near_back, mixed, part)
     return srgb_of(np.clip(front, 0, 1))
 
 

@@ -77,7 +77,7 @@ class PreprocessModel:
             tokenize(tokenizer, [options.negative_prompt or "", options.prompt])
             for tokenizer in self._tokenizers
         )
-        plan = _make_plan(options, request_id, size, matte.source, received_at)
+        plan = _make_plan(options, request_id, size, matte, received_at)
         return response(
             {
                 contract.PLAN: plan.to_json(),
@@ -128,7 +128,7 @@ def _make_plan(
     options: ReplaceOptions,
     request_id: str,
     size: tuple[int, int],
-    matte_source: str,
+    matte: Matte,
     received_at: float,
 ) -> Plan:
     # A seed is no secret: it tells samples apart.
@@ -147,7 +147,12 @@ def _make_plan(
         has_negative_prompt=options.negative_prompt is not None,
         preserve_subject=options.preserve_subject,
         output_format=options.output_format,
-        matte_source=matte_source,
+        matte_source=matte.source,
+        matte_sureness=matte.sureness,
+        shadow=options.shadow,
+        shadow_direction=options.shadow_direction,
+        shadow_strength=options.shadow_strength,
+        harmonize=options.harmonize,
         received_at=received_at,
         prepared_at=time.monotonic(),
     )
