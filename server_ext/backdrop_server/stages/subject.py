@@ -17,6 +17,7 @@ from backdrop_server.stages.keying import (
     key_uniform_background,
     large_parts,
 )
+from backdrop_server.stages.matting import MattingNetwork
 from backdrop_server.stages.pictures import Picture, resize
 
 Pixels = npt.NDArray[np.uint8]
@@ -43,18 +44,23 @@ class Matte:
     sureness: float = 1.0
 
 
-def find_matte(picture: Picture, mask: Pixels | None = None) -> Matte:
+def find_matte(
+    picture: Picture, mask: Pixels | None = None, network: MattingNetwork | None = None
+) -> Matte:
     """Find the subject of a photo, by the surest way that applies.
 
     A ``mask`` (uint8 [H, W], 255 = repaint) is taken as it is; else the photo's own transparency,
-    if it hides something; else a uniform background is keyed out from the border; else GrabCut
-    (Rother et al. 2004) separates the middle from the border. Equal inputs give equal mattes.
+    if it hides something; else a matting ``network`` is asked. Without one a uniform background is
+    keyed out from the border; else GrabCut (Rother et al. 2004) separates the middle from the
+    border. Equal inputs give equal mattes.
     Raises InvalidInputError where no subject, or nothing but subject, is found.
     """
     if mask is not None:
         return Matte(np.subtract(255, mask, dtype=np.uint8), "mask")
     if picture.alpha is not None and _share(picture.alpha) <= LARGEST_SUBJECT:
         return _checked(Matte(picture.alpha, "alpha"))
+    if network is not None:
+        return _found(picture, network.alpha(picture.rgb), network.kind)
     keyed = key_uniform_background(picture.rgb)
     if keyed is not None:
         return _found(picture, keyed, "uniform background")
