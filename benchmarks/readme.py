@@ -33,6 +33,7 @@ def numbers() -> str:
         [_REMARK],
         _support(_read("precision-demo")),
         _full_size(_read("full-size-export")),
+        _quality(_read("quality-mattes")),
     ]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
@@ -116,6 +117,24 @@ def _full_size(result: dict[str, Any]) -> list[str]:
     for graph, row in result["graphs"].items():
         cells = f"{row['seconds']:.0f} | {row['peak_gb']:.1f} | {row['file_gb']:.2f}"
         lines.append(f"| {graph} | {cells} |")
+    return lines
+
+
+def _quality(result: dict[str, Any]) -> list[str]:
+    """Mattes and fringes by background, beside thresholding with hard paste."""
+    lines = [
+        "| synthetic photos, mean | pictures | matte SAD, thousand px: ours, thresholding "
+        "| fringe dE: ours, thresholding, alpha given | core bit-exact, alpha given |",
+        "|---|---|---|---|---|",
+    ]
+    for kind, row in result["summary"].items():
+        ours, rival, count = row["ours"], row["threshold"], row["pictures"]
+        name = kind if kind == "all" else f"on {kind} backgrounds"
+        lines.append(
+            f"| {name} | {count} | {ours['sad']:.2f}, {rival['sad']:.2f} | {ours['fringe']:.1f}, "
+            f"{rival['fringe']:.1f}, {row['given']['fringe']:.1f} "
+            f"| {row['core_bit_exact_if_given']} of {count} |"
+        )
     return lines
 
 

@@ -105,6 +105,15 @@ def summary(rows: list[Row]) -> Row:
     return table
 
 
+def by_product(rows: list[Row]) -> Row:
+    """Means by product, over the plain backgrounds."""
+    plain = [row for row in rows if row["kind"] != "photo"]
+    return {
+        product: _means([row for row in plain if row["product"] == product])
+        for product in dict.fromkeys(row["product"] for row in plain)
+    }
+
+
 def _means(rows: list[Row]) -> Row:
     with_rembg = [row for row in rows if "rembg" in row]
     found: Row = {"pictures": len(rows), "pictures_with_rembg": len(with_rembg)}
@@ -150,11 +159,13 @@ def main() -> None:
     for kind, means in summary(rows).items():
         print(kind, means)
     print(sureness(rows))
-    for row in sorted(rows, key=lambda row: -row["ours"]["sad"])[:25]:
-        print(row["name"], row["ours"])
     if not options.quick:
-        result = {"background_photos": [path.name for path in photos], "summary": summary(rows)}
-        path = write_result("quality-mattes", {**result, "sureness": sureness(rows), "rows": rows})
+        result: Row = {
+            "background_photos": [path.name for path in photos],
+            "summary": summary(rows),
+        }
+        result |= {"by_product": by_product(rows), "sureness": sureness(rows), "rows": rows}
+        path = write_result("quality-mattes", result)
         print(f"written: {path.name}")
 
 

@@ -18,8 +18,6 @@ BORDER_FIT = 8.0
 """Lab distance within which a border pixel belongs to that colour."""
 KEY_FLOOR = 3.0
 """Lab distance that is never taken for subject: JPEG noise on a white ground stays under it."""
-CLEAN_FLOOR, CLEAN_NOISE = 1.5, 0.15
-"""The same for a ground with hardly any noise: a white product may be that near to its ground."""
 SPILL = ((9, 0.12), (17, 0.04))
 """Beside an edge, windows in pixels, and the shares of its contrast that JPEG spills and rings by."""
 SHADING_CHROMA = 4.0
@@ -50,7 +48,7 @@ def key_uniform_background(rgb: Pixels) -> Pixels | None:
         return None
     weights, noise = ground
     lab, surface = _lab(rgb), _surface(weights, *rgb.shape[:2])
-    floor = CLEAN_FLOOR if noise < CLEAN_NOISE else max(KEY_FLOOR, 3 * noise)
+    floor = max(KEY_FLOOR, 3 * noise)
     distance, outside = _key(lab, surface, floor)
     shaded = _shaded_ground(lab, surface, outside, floor)
     if (shaded & ~outside).any():
