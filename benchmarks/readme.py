@@ -1,4 +1,4 @@
-"""Writes the README's numbers from the committed result files.
+"""Writes the numbers of the README and of docs/quality.md from the committed result files.
 
 python -m benchmarks.readme
 """
@@ -11,8 +11,10 @@ from typing import Any
 
 from backdrop_export.engines import ENGINE_KINDS
 from benchmarks.conditions import RESULTS
+from benchmarks.quality.page import tables
 
 README = RESULTS.parents[1] / "README.md"
+QUALITY = RESULTS.parents[1] / "docs" / "quality.md"
 BEGIN = "<!-- numbers: written from benchmarks/results by `python -m benchmarks.readme` -->\n"
 _REMARK = (
     "Two rows of the demo graph already fill two CPU cores, so sharing its calls gains little here; "
@@ -40,9 +42,18 @@ def numbers() -> str:
 
 def with_numbers(readme: str) -> str:
     """The README's text with its numbers section made anew."""
-    head, _, rest = readme.partition(BEGIN)
+    return _between(readme, numbers())
+
+
+def with_quality(page: str) -> str:
+    """The text of docs/quality.md with its tables made anew."""
+    return _between(page, tables(_read("quality-mattes")))
+
+
+def _between(text: str, section: str) -> str:
+    head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}{numbers()}{END}{tail}"
+    return f"{head}{BEGIN}{section}{END}{tail}"
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -139,9 +150,10 @@ def _quality(result: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    """Rewrite the README in place."""
+    """Rewrite the README and docs/quality.md in place."""
     README.write_text(with_numbers(README.read_text()))
-    print(f"written: {Path(README).name}")
+    QUALITY.write_text(with_quality(QUALITY.read_text()))
+    print(f"written: {Path(README).name}, {QUALITY.name}")
 
 
 if __name__ == "__main__":
