@@ -40,6 +40,7 @@ bench: repository
 	$(BIN)/python -m benchmarks.gateway --repository build/tiny-$(ENGINE)
 	$(BIN)/python -m benchmarks.precision --bundle build/bundles/demo \
 		--engine openvino-fp32 --engine openvino-bf16 --engine onnxruntime-fp16 --engine onnxruntime-int8
+	$(BIN)/python -m benchmarks.quality.mattes
 	$(BIN)/python -m benchmarks.readme
 
 bench-gpu: $(VENV)/.installed

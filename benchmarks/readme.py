@@ -1,4 +1,4 @@
-"""Writes the README's numbers from the committed result files.
+"""Writes the numbers of the README and of docs/quality.md from the committed result files.
 
 python -m benchmarks.readme
 """
@@ -11,8 +11,10 @@ from typing import Any
 
 from backdrop_export.engines import ENGINE_KINDS
 from benchmarks.conditions import RESULTS
+from benchmarks.quality.page import tables
 
 README = RESULTS.parents[1] / "README.md"
+QUALITY = RESULTS.parents[1] / "docs" / "quality.md"
 BEGIN = "<!-- numbers: written from benchmarks/results by `python -m benchmarks.readme` -->\n"
 _REMARK = (
     "Two rows of the demo graph already fill two CPU cores, so sharing its calls gains little here; "
@@ -34,15 +36,25 @@ def numbers() -> str:
         [_gateway(_read("gateway"))],
         _support(_read("precision-demo")),
         _full_size(_read("full-size-export")),
+        _quality(_read("quality-mattes")),
     ]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
 def with_numbers(readme: str) -> str:
     """The README's text with its numbers section made anew."""
-    head, _, rest = readme.partition(BEGIN)
+    return _between(readme, numbers())
+
+
+def with_quality(page: str) -> str:
+    """The text of docs/quality.md with its tables made anew."""
+    return _between(page, tables(_read("quality-mattes")))
+
+
+def _between(text: str, section: str) -> str:
+    head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}{numbers()}{END}{tail}"
+    return f"{head}{BEGIN}{section}{END}{tail}"
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -128,10 +140,29 @@ def _full_size(result: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _quality(result: dict[str, Any]) -> list[str]:
+    """Mattes and fringes by background, beside thresholding with hard paste."""
+    lines = [
+        "| synthetic photos, mean | pictures | matte SAD, thousand px: ours, thresholding "
+        "| fringe dE: ours, thresholding, alpha given | core bit-exact, alpha given |",
+        "|---|---|---|---|---|",
+    ]
+    for kind, row in result["summary"].items():
+        ours, rival, count = row["ours"], row["threshold"], row["pictures"]
+        name = kind if kind == "all" else f"on {kind} backgrounds"
+        lines.append(
+            f"| {name} | {count} | {ours['sad']:.2f}, {rival['sad']:.2f} | {ours['fringe']:.1f}, "
+            f"{rival['fringe']:.1f}, {row['given']['fringe']:.1f} "
+            f"| {row['core_bit_exact_if_given']} of {count} |"
+        )
+    return lines
+
+
 def main() -> None:
-    """Rewrite the README in place."""
+    """Rewrite the README and docs/quality.md in place."""
     README.write_text(with_numbers(README.read_text()))
-    print(f"written: {Path(README).name}")
+    QUALITY.write_text(with_quality(QUALITY.read_text()))
+    print(f"written: {Path(README).name}, {QUALITY.name}")
 
 
 if __name__ == "__main__":

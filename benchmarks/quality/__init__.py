@@ -1,1 +1,1 @@
-"""Whether the demo's pictures show what was asked for."""
+"""Quality in numbers: mattes and seams against known truth, scenes against what was asked for."""

@@ -28,6 +28,10 @@ _TYPES: Mapping[str, tuple[str, Any]] = {
     "cn_weight": ("FP32", np.float32),
     "ip_adapter_weight": ("FP32", np.float32),
     "preserve_subject": ("BOOL", np.bool_),
+    "shadow": ("BYTES", np.object_),
+    "shadow_direction": ("FP32", np.float32),
+    "shadow_strength": ("FP32", np.float32),
+    "harmonize": ("BOOL", np.bool_),
 }
 
 
@@ -40,6 +44,8 @@ class Replaced:
     report: Mapping[str, Any]
     matte: bytes = b""
     edge_map: bytes = b""
+    layers: tuple[bytes, ...] = ()
+    """PNG files, RGBA: the background of each sample, then the shadow, then the subject."""
 
 
 def infer_inputs(module: Any, fields: Mapping[str, object]) -> list[Any]:
@@ -67,12 +73,14 @@ def read_result(result: Any) -> Replaced:
         array = result.as_numpy(name)
         return b"" if array is None else bytes(array.reshape(-1)[0])
 
+    layers = result.as_numpy("layers")
     return Replaced(
         images=tuple(bytes(image) for image in result.as_numpy("images").reshape(-1)),
         seeds=tuple(int(seed) for seed in result.as_numpy("seeds").reshape(-1)),
         report=json.loads(first("report")),
         matte=first("matte"),
         edge_map=first("edge_map"),
+        layers=() if layers is None else tuple(bytes(layer) for layer in layers.reshape(-1)),
     )
 
 

@@ -160,6 +160,19 @@ def trtexec(
         sys.stdout.write(f"{line}\n\n")
 
 
+@app.command()
+def matting(
+    source: Annotated[str, typer.Argument(help="An ONNX file, or repo:file.onnx on the hub.")],
+    kind: Annotated[str, typer.Option(help="u2net, isnet, birefnet, rmbg-1.4 or rmbg-2.0.")],
+    repository: Annotated[Path, typer.Option(help="A built repository, which takes it.")],
+) -> None:
+    """Put a matting network beside preprocess; without one, mattes are keyed or cut."""
+    from backdrop_export.matting import install_matting
+
+    report = Report()
+    report.say(f"written: {install_matting(source, kind, repository, report)}")
+
+
 register_check(app)
 
 

@@ -7,7 +7,7 @@ Letters in comments: H0, W0 photo size; H, W working size; h, w latent size; S s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from backdrop_server.errors import InvalidInputError
@@ -60,6 +60,10 @@ PUBLIC_INPUTS = (
     _optional("cn_weight", "FP32"),
     _optional("ip_adapter_weight", "FP32"),
     _optional("preserve_subject", "BOOL"),
+    _optional("shadow", "BYTES"),
+    _optional("shadow_direction", "FP32"),
+    _optional("shadow_strength", "FP32"),
+    _optional("harmonize", "BOOL"),
 )
 PUBLIC_OUTPUTS = (
     Tensor("images", "BYTES", (-1,)),
@@ -67,6 +71,7 @@ PUBLIC_OUTPUTS = (
     Tensor("report", "BYTES", (1,)),
     Tensor("matte", "BYTES", (1,)),
     Tensor("edge_map", "BYTES", (1,)),
+    Tensor("layers", "BYTES", (-1,)),
 )
 
 PLAN = Tensor("plan", "BYTES", (1,))
@@ -175,6 +180,7 @@ SCHEDULER_ALIASES = {
 _SECOND_ORDER = ("Heun", "DPM2 a Karras", "DPM2 Karras")
 """They evaluate the UNet twice for each step but the last."""
 OUTPUT_FORMATS = ("jpeg", "png", "webp")
+SHADOWS = ("off", "soft", "hard", "floating")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,6 +218,8 @@ NUMBERS: Mapping[str, Number] = {
     "strength": Number(1, 0, 1),
     "cn_weight": Number(0.9, 0, 1),
     "ip_adapter_weight": Number(0.5, 0, 1),
+    "shadow_direction": Number(60, 0, 360),
+    "shadow_strength": Number(0.5, 0, 1),
 }
 
 
@@ -224,12 +232,15 @@ def _scheduler(value: object) -> str:
 
 
 def _output_format(value: object) -> str:
+    if isinstance(value, str) and value.strip().lower() == "jpg":
+        return "jpeg"
+    return _word("output_format", value, OUTPUT_FORMATS)
+
+
+def _word(field: str, value: object, known: tuple[str, ...]) -> str:
     name = value.strip().lower() if isinstance(value, str) else None
-    name = "jpeg" if name == "jpg" else name
-    if name not in OUTPUT_FORMATS:
-        raise InvalidInputError(
-            "output_format", f"{_quote(value)} is not known", ", ".join(OUTPUT_FORMATS)
-        )
+    if name not in known:
+        raise InvalidInputError(field, f"{_quote(value)} is not known", ", ".join(known))
     return name
 
 
@@ -263,6 +274,11 @@ class ReplaceOptions:
     ip_adapter_weight: float = 0.5
     preserve_subject: bool = True
     output_format: str = "jpeg"
+    shadow: str = "off"
+    """Off: the painted surroundings often bring a shadow of their own, and two are one too many."""
+    shadow_direction: float = 60.0
+    shadow_strength: float = 0.5
+    harmonize: bool = False
 
     @classmethod
     def from_values(cls, values: Mapping[str, object]) -> ReplaceOptions:
@@ -279,14 +295,19 @@ class ReplaceOptions:
         return cls(**checked)
 
 
+_WORDS: Mapping[str, Callable[[object], str]] = {
+    "scheduler": _scheduler,
+    "output_format": _output_format,
+    "shadow": lambda value: _word("shadow", value, SHADOWS),
+}
+
+
 def _check_option(name: str, value: object) -> object:
     if name in NUMBERS:
         return NUMBERS[name].check(name, value)
-    if name == "scheduler":
-        return _scheduler(value)
-    if name == "output_format":
-        return _output_format(value)
-    if name == "preserve_subject":
+    if name in _WORDS:
+        return _WORDS[name](value)
+    if name in {"preserve_subject", "harmonize"}:
         if not isinstance(value, bool):
             raise InvalidInputError(name, f"{_quote(value)} is not a boolean", "true, false")
         return value

@@ -31,6 +31,11 @@ class Plan:
     matte_source: str
     received_at: float
     prepared_at: float
+    matte_sureness: float = 1.0
+    shadow: str = "off"
+    shadow_direction: float = 60.0
+    shadow_strength: float = 0.5
+    harmonize: bool = False
 
     def __post_init__(self) -> None:
         if self.width % 64 or self.height % 64 or not self.seeds:

@@ -137,11 +137,12 @@ def test_the_report_says_how_the_picture_was_made(server: TritonServer) -> None:
     assert set(report) == {
         *("request_id", "working_size", "photo_size", "matte", "sampler", "num_inference_steps"),
         *("unet_evaluations", "rows", "engine_calls", "mean_rows_together", "engine_seconds"),
-        *("seconds", "seconds_billed"),
+        *("seconds", "seconds_billed", "matte_sureness", "product"),
     }
     assert report["request_id"] == "my-id"
     assert report["photo_size"] == [300, 200]
     assert report["matte"] == "uniform background"
+    assert report["matte_sureness"] > 0.9
     assert (report["sampler"], report["num_inference_steps"]) == ("DDIM", 20)
     assert (report["unet_evaluations"], report["rows"]) == (20, 4)
     assert (report["engine_calls"], report["mean_rows_together"]) == (20, 4)

@@ -19,6 +19,7 @@ from backdrop_server.contract import (
     NUMBERS,
     OUTPUT_FORMATS,
     SCHEDULERS,
+    SHADOWS,
     ReplaceOptions,
 )
 from backdrop_server.gateway.request import MAX_URL_CHARACTERS
@@ -55,6 +56,8 @@ _HELP = {
     "strength": "How much of the background is repainted.",
     "cn_weight": "ControlNet: how strongly the product's edges hold.",
     "ip_adapter_weight": "IP-Adapter: how strongly the reference picture speaks.",
+    "shadow_direction": "Where the shadow falls, degrees clockwise from the right.",
+    "shadow_strength": "How much light the shadow takes.",
 }
 
 
@@ -124,6 +127,8 @@ def _replace_fields() -> Schema:
         "output_format": _optional(
             {"type": "string", "enum": list(OUTPUT_FORMATS), "default": "jpeg"}
         ),
+        "shadow": _optional({"type": "string", "enum": list(SHADOWS), "default": "off"}),
+        "harmonize": _flag(False, "Let the surroundings' light fall on the product's edge."),
         "base64": _flag(None, "JSON with base64 in place of bytes (v1) or links (v2)."),
         "dry_run": _flag(False, "Only check the request and say what it would cost."),
         "webhook_url": _optional(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from backdrop_server.stages.pictures import resize
 
 _LINEAR_STEPS = 65_535
+WRAP = 0.5
+"""The most that harmonising takes of an edge pixel's own colour."""
+WRAP_SIDE = 15
+"""The window, in pixels, whose light falls on an edge."""
 
 
 def _linear_of_srgb() -> npt.NDArray[np.float32]:
@@ -30,6 +35,17 @@ _LINEAR = _linear_of_srgb()
 _SRGB = _srgb_of_linear()
 
 
+def light_of(srgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Light, 0 to 1, of 8-bit sRGB values of any shape."""
+    return _LINEAR[srgb]
+
+
+def srgb_of(light: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """8-bit sRGB values of light, 0 to 1, of any shape."""
+    srgb: npt.NDArray[np.uint8] = _SRGB[np.rint(light * _LINEAR_STEPS).astype(np.intp)]
+    return srgb
+
+
 def paste_back(
     photo: npt.NDArray[np.uint8],
     alpha: npt.NDArray[np.uint8],
@@ -48,11 +64,39 @@ def paste_back(
     return result
 
 
+def darken(
+    background: npt.NDArray[np.uint8], shadow: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.uint8]:
+    """``background`` uint8 [H, W, 3] with the light taken that ``shadow`` uint8 [H, W] says."""
+    dark = shadow > 0
+    result = background.copy()
+    left = 1 - shadow[dark].astype(np.float32) / 255
+    result[dark] = srgb_of(light_of(background[dark]) * left[:, None])
+    return result
+
+
+def harmonize(
+    foreground: npt.NDArray[np.uint8],
+    alpha: npt.NDArray[np.uint8],
+    background: npt.NDArray[np.uint8],
+) -> npt.NDArray[np.uint8]:
+    """``foreground`` uint8 [H, W, 3] with the light of ``background``, of its size, in the edge band.
+
+    A light wrap: the less a pixel is product, the more of the blurred surroundings shines round it.
+    Where ``alpha`` uint8 [H, W] is 255 not a bit changes.
+    """
+    band = (alpha > 0) & (alpha < 255)
+    around = cv2.blur(background, (WRAP_SIDE, WRAP_SIDE))
+    wrap = np.zeros_like(alpha)
+    wrap[band] = np.rint(WRAP * (255 - alpha[band].astype(np.float32))).astype(np.uint8)
+    result = foreground.copy()
+    result[band] = _mix(around[band], foreground[band], wrap[band])
+    return result
+
+
 def _mix(
     front: npt.NDArray[np.uint8], back: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.uint8]:
     """Mix pixels uint8 [N, 3] in linear light by ``alpha`` uint8 [N]."""
     share = alpha[:, None].astype(np.float32) / 255
-    light = _LINEAR[back] + share * (_LINEAR[front] - _LINEAR[back])
-    mixed: npt.NDArray[np.uint8] = _SRGB[np.rint(light * _LINEAR_STEPS).astype(np.intp)]
-    return mixed
+    return srgb_of(_LINEAR[back] + share * (_LINEAR[front] - _LINEAR[back]))

@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from backdrop_server.stages.edges import ground_in_holes, soft_edge
+
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Region = npt.NDArray[np.bool_]
@@ -16,6 +18,8 @@ BORDER_FIT = 8.0
 """Lab distance within which a border pixel belongs to that colour."""
 KEY_FLOOR = 3.0
 """Lab distance that is never taken for subject: JPEG noise on a white ground stays under it."""
+SPILL = ((9, 0.12), (17, 0.04))
+"""Beside an edge, windows in pixels, and the shares of its contrast that JPEG spills and rings by."""
 SHADING_CHROMA = 4.0
 """Lab chroma by which a shadow may differ from its ground at the same lightness."""
 SHADING_DARKEST = 0.4
@@ -51,13 +55,26 @@ def key_uniform_background(rgb: Pixels) -> Pixels | None:
         surface = _follow_shading(lab, surface, outside | shaded)
         distance, level = _key(lab, surface, floor)
         outside |= shaded | (level & _widened(shaded, SHADING_REACH))
-    return _soft_edge(distance, large_parts(~outside), floor)
+    level = _level(distance, floor)
+    outside |= connected_to_border(outside | level)
+    outside |= ground_in_holes(level, outside)
+    return soft_edge(rgb, _rgb_light(surface), large_parts(~outside))
 
 
 def _key(lab: Floats, ground: Floats, floor: float) -> tuple[Floats, Region]:
     """The distance [H, W] from the ground's colour, and what is the ground from the border on."""
     distance = np.sqrt(_squares(lab - ground))
     return distance, connected_to_border(cv2.GaussianBlur(distance, (3, 3), 0) < floor)
+
+
+def _level(distance: Floats, floor: float) -> Region:
+    """Where the colour is the ground's [H, W]; next to strong edges also what has spilt from them."""
+    limit = np.full_like(distance, floor)
+    for side, share in SPILL:
+        square = np.ones((side, side), np.uint8)
+        np.maximum(limit, share * cv2.dilate(distance, square), out=limit)
+    level: Region = cv2.GaussianBlur(distance, (3, 3), 0) < limit
+    return level
 
 
 def _border_ground(rgb: Pixels) -> tuple[Floats, float] | None:
@@ -128,21 +145,6 @@ def large_parts(region: Region) -> Region:
     areas[0] = 0
     large: Region = (areas > SMALLEST_PART * areas.max())[labels]
     return large
-
-
-def _soft_edge(distance: Floats, subject: Region, floor: float) -> Pixels:
-    """Alpha that is soft only along the subject's edge.
-
-    A pixel on the edge is a mixture, so its share of subject is its distance from the background's
-    colour as a part of the distance that its unmixed neighbours have.
-    """
-    square = np.ones((7, 7), np.uint8)
-    whole: Floats = np.maximum(cv2.dilate(distance, square), 3 * floor)
-    share = np.clip((distance - floor) / (0.8 * whole - floor), 0, 1)
-    solid = subject.astype(np.uint8)
-    inner = cv2.erode(solid, np.ones((5, 5), np.uint8), borderValue=1) > 0
-    outer = cv2.dilate(solid, np.ones((3, 3), np.uint8)) > 0
-    return as_alpha(np.where(inner, 1, np.where(outer, share, 0)))
 
 
 # --- soft shadows ---------------------------------------------------------------------------------
@@ -267,6 +269,12 @@ def _lab(rgb: Pixels) -> Floats:
     """CIE Lab, L in 0..100, of uint8 [H, W, 3]."""
     lab: Floats = cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     return lab
+
+
+def _rgb_light(lab: Floats) -> Floats:
+    """The light, 0 to 1, of Lab colours [H, W, 3]."""
+    light: Floats = np.clip(cv2.cvtColor(lab, cv2.COLOR_LAB2LRGB), 0, 1)
+    return light
 
 
 def _squares(image: Floats) -> Floats:

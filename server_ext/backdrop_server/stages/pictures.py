@@ -113,7 +113,7 @@ def _without_data_uri(data: bytes, field: str) -> bytes:
 
 
 def encode(rgb: Pixels, output_format: str) -> bytes:
-    """Encode uint8 [H, W, 3] or [H, W] as one of the contract's output formats.
+    """Encode uint8 [H, W, 3] or [H, W] as one of the contract's output formats; [H, W, 4] as png.
 
     ``png`` is lossless; ``jpeg`` has quality 95 and full-size colour; ``webp`` has quality 95.
     """

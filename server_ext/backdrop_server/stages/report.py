@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from backdrop_server.costs import Costs
 from backdrop_server.plan import Plan
+from backdrop_server.stages.fidelity import Fidelity
 
 if TYPE_CHECKING:  # `postprocess` must not load torch for a report
     from backdrop_server.stages.denoise import State
@@ -26,9 +29,11 @@ def final_report(
     costs: Costs,
     photo_size: tuple[int, int],
     postprocess: tuple[float, float],
+    product: Sequence[Fidelity],
 ) -> bytes:
     """JSON for the caller. ``loop``: the denoise report; ``photo_size``: width, height;
-    ``postprocess``: when it began and ended, monotonic s.
+    ``postprocess``: when it began and ended, monotonic s; ``product``: each picture against the
+    photo, before its file is encoded.
 
     ``seconds``: ``preprocess``; ``encode`` with the wait for a place in the loop; ``denoise``;
     ``decode``; ``postprocess``; ``total``. ``engine_calls`` and ``engine_seconds``: the
@@ -53,6 +58,8 @@ def final_report(
         "working_size": [plan.width, plan.height],
         "photo_size": list(photo_size),
         "matte": plan.matte_source,
+        "matte_sureness": plan.matte_sureness,
+        "product": [dataclasses.asdict(one) for one in product],
         "sampler": plan.scheduler,
         "num_inference_steps": plan.num_inference_steps,
         "unet_evaluations": loop["evaluations"],

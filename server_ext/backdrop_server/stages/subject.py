@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backdrop_server.errors import InvalidInputError
+from backdrop_server.stages.edges import sureness
 from backdrop_server.stages.keying import (
     as_alpha,
     border,
@@ -16,6 +17,7 @@ from backdrop_server.stages.keying import (
     key_uniform_background,
     large_parts,
 )
+from backdrop_server.stages.matting import MattingNetwork
 from backdrop_server.stages.pictures import Picture, resize
 
 Pixels = npt.NDArray[np.uint8]
@@ -23,6 +25,8 @@ Floats = npt.NDArray[np.float32]
 
 SMALLEST_SUBJECT = 5e-4
 LARGEST_SUBJECT = 0.98
+TRUST = {"grabcut": 0.6}
+"""How far a way's matte can be trusted where its outline is clear: GrabCut fills holes, for one."""
 GRABCUT_SIDE = 320
 GRABCUT_ROUNDS = 3
 GRABCUT_INSET = 0.04
@@ -30,28 +34,37 @@ GRABCUT_INSET = 0.04
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Matte:
-    """``alpha`` uint8 [H, W], 255 = subject; ``source`` names the way it was found."""
+    """``alpha`` uint8 [H, W], 255 = subject; ``source`` names the way it was found.
+
+    ``sureness`` is 0 to 1: 1 for a matte that was given.
+    """
 
     alpha: Pixels
     source: str
+    sureness: float = 1.0
 
 
-def find_matte(picture: Picture, mask: Pixels | None = None) -> Matte:
+def find_matte(
+    picture: Picture, mask: Pixels | None = None, network: MattingNetwork | None = None
+) -> Matte:
     """Find the subject of a photo, by the surest way that applies.
 
     A ``mask`` (uint8 [H, W], 255 = repaint) is taken as it is; else the photo's own transparency,
-    if it hides something; else a uniform background is keyed out from the border; else GrabCut
-    (Rother et al. 2004) separates the middle from the border. Equal inputs give equal mattes.
+    if it hides something; else a matting ``network`` is asked. Without one a uniform background is
+    keyed out from the border; else GrabCut (Rother et al. 2004) separates the middle from the
+    border. Equal inputs give equal mattes.
     Raises InvalidInputError where no subject, or nothing but subject, is found.
     """
     if mask is not None:
         return Matte(np.subtract(255, mask, dtype=np.uint8), "mask")
     if picture.alpha is not None and _share(picture.alpha) <= LARGEST_SUBJECT:
         return _checked(Matte(picture.alpha, "alpha"))
+    if network is not None:
+        return _found(picture, network.alpha(picture.rgb), network.kind)
     keyed = key_uniform_background(picture.rgb)
     if keyed is not None:
-        return _checked(Matte(keyed, "uniform background"))
-    return _checked(Matte(_grabcut(picture.rgb), "grabcut"))
+        return _found(picture, keyed, "uniform background")
+    return _found(picture, _grabcut(picture.rgb), "grabcut")
 
 
 def working_mask(alpha: Pixels, width: int, height: int) -> Pixels:
@@ -75,14 +88,22 @@ def _share(alpha: Pixels) -> float:
     return np.count_nonzero(alpha >= 128) / alpha.size
 
 
+def _found(picture: Picture, alpha: Pixels, source: str) -> Matte:
+    matte = _checked(Matte(alpha, source))
+    share = TRUST.get(source, 1.0) * sureness(picture.rgb, alpha)
+    return dataclasses.replace(matte, sureness=round(share, 3))
+
+
 def _checked(matte: Matte) -> Matte:
-    if not SMALLEST_SUBJECT <= _share(matte.alpha) <= LARGEST_SUBJECT:
-        raise InvalidInputError(
-            "image",
-            "no subject could be told from its background",
-            "a photo with a plain or transparent background around the product, or a mask_image",
-        )
-    return matte
+    share = _share(matte.alpha)
+    if SMALLEST_SUBJECT <= share <= LARGEST_SUBJECT:
+        return matte
+    what = "all of it looks like background" if share < 0.5 else "all of it looks like product"
+    raise InvalidInputError(
+        "image",
+        f"no subject could be told from its background: {what}",
+        "a photo with a plain or transparent background around the product, or a mask_image",
+    )
 
 
 # --- GrabCut --------------------------------------------------------------------------------------

@@ -14,12 +14,14 @@ import numpy.typing as npt
 from backdrop_server import contract
 from backdrop_server.costs import Costs
 from backdrop_server.plan import Plan
-from backdrop_server.stages import composite, pictures
+from backdrop_server.stages import pictures
+from backdrop_server.stages.fidelity import Fidelity, fidelity
+from backdrop_server.stages.layers import Cutout, cut_out
 from backdrop_server.stages.report import final_report
 from backdrop_server.triton.board import Board, Stage, board_path
 from backdrop_server.triton.tensors import Array, answer_each, read, read_scalar, response
 
-IMAGES, SEEDS, REPORT, MATTE, EDGE_MAP = contract.PUBLIC_OUTPUTS
+IMAGES, SEEDS, REPORT, MATTE, EDGE_MAP, LAYERS = contract.PUBLIC_OUTPUTS
 
 
 class PostprocessModel:
@@ -48,11 +50,34 @@ def _finish(request: Any, plan: Plan, costs: Costs, began_at: float) -> Any:
     wanted = set(request.requested_output_names())
     photo, alpha = _read(request, contract.PHOTO), _read(request, contract.ALPHA)
     outputs: dict[contract.Tensor, Any] = {}
-    if IMAGES.name in wanted:
-        outputs[IMAGES] = [
-            pictures.encode(_picture(plan, photo, alpha, background), plan.output_format)
-            for background in _read(request, contract.PIXELS)
-        ]
+    product: list[Fidelity] = []
+    if wanted & {IMAGES.name, REPORT.name, LAYERS.name}:
+        backgrounds = _read(request, contract.PIXELS)
+        cutout = cut_out(plan, photo, alpha)
+        files = []
+        for background in backgrounds:
+            picture = _picture(plan, photo, cutout, background)
+            product.append(_compared(photo, alpha, picture))
+            if IMAGES.name in wanted:
+                files.append(pictures.encode(picture, plan.output_format))
+        outputs |= {IMAGES: files} if files else {}
+        if LAYERS.name in wanted:
+            outputs[LAYERS] = [
+                pictures.encode(layer, "png") for layer in cutout.layers(backgrounds)
+            ]
+    outputs |= _small_outputs(request, plan, alpha, wanted)
+    if REPORT.name in wanted:
+        loop = json.loads(read_scalar(request, contract.DENOISE_REPORT))
+        size = (photo.shape[1], photo.shape[0])
+        times = (began_at, time.monotonic())
+        outputs[REPORT] = final_report(plan, loop, costs, size, times, product)
+    return response(outputs)
+
+
+def _small_outputs(
+    request: Any, plan: Plan, alpha: Array, wanted: set[str]
+) -> dict[contract.Tensor, Any]:
+    outputs: dict[contract.Tensor, Any] = {}
     if SEEDS.name in wanted:
         outputs[SEEDS] = np.array(plan.seeds, np.int64)
     if MATTE.name in wanted:
@@ -60,20 +85,24 @@ def _finish(request: Any, plan: Plan, costs: Costs, began_at: float) -> Any:
         outputs[MATTE] = pictures.encode(matte, "png")
     if EDGE_MAP.name in wanted:
         outputs[EDGE_MAP] = pictures.encode(_read(request, contract.EDGES), "png")
-    if REPORT.name in wanted:
-        loop = json.loads(read_scalar(request, contract.DENOISE_REPORT))
-        size = (photo.shape[1], photo.shape[0])
-        outputs[REPORT] = final_report(plan, loop, costs, size, (began_at, time.monotonic()))
-    return response(outputs)
+    return outputs
 
 
-def _picture(plan: Plan, photo: Array, alpha: Array, background: Array) -> npt.NDArray[np.uint8]:
+def _picture(plan: Plan, photo: Array, cutout: Cutout, background: Array) -> npt.NDArray[np.uint8]:
     """The answer for one sample: uint8 [H0, W0, 3], or [H, W, 3] for the raw output."""
     if plan.keeps_photo:
         return photo
     if plan.preserve_subject:
-        return composite.paste_back(photo, alpha, background)
+        return cutout.over(background)
     return background
+
+
+def _compared(photo: Array, alpha: Array, picture: npt.NDArray[np.uint8]) -> Fidelity:
+    """The product in ``picture`` against the photo's; raw output has the working size."""
+    height, width = picture.shape[:2]
+    return fidelity(
+        pictures.resize(photo, width, height), pictures.resize(alpha, width, height), picture
+    )
 
 
 def _read(request: Any, tensor: contract.Tensor) -> Array:

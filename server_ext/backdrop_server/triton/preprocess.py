@@ -20,9 +20,11 @@ from backdrop_server.errors import InvalidInputError
 from backdrop_server.plan import BundleFacts, Plan
 from backdrop_server.stages import canny, pictures, subject
 from backdrop_server.stages.conditioning import load_tokenizer, tokenize
+from backdrop_server.stages.matting import MattingNetwork
 from backdrop_server.stages.pictures import Picture
 from backdrop_server.stages.subject import Matte
 from backdrop_server.triton.board import Board, Stage, board_path
+from backdrop_server.triton.matting import load_matting
 from backdrop_server.triton.tensors import (
     answer_each,
     parameter,
@@ -46,6 +48,7 @@ class PreprocessModel:
         self._limit = int(parameter(config, "max_held_requests"))
         self._facts = BundleFacts.from_json((folder / "bundle.json").read_text())
         self._tokenizers = [load_tokenizer(folder / name) for name in ("tokenizer", "tokenizer_2")]
+        self._network = load_matting(folder)
         self._board = Board(board_path(os.getppid()))
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -55,7 +58,7 @@ class PreprocessModel:
     def _answer(self, request: Any) -> Any:
         if set(request.requested_output_names()) == {contract.ALPHA.name}:
             picture = pictures.decode(_read_required(request, "image"), "image")
-            return response({contract.ALPHA: _find_matte(request, picture).alpha})
+            return response({contract.ALPHA: _find_matte(request, picture, self._network).alpha})
         request_id = request.request_id() or uuid.uuid4().hex
         received_at = time.monotonic()
         self._board.enter(request_id, self._limit)
@@ -69,7 +72,7 @@ class PreprocessModel:
         options = _read_options(request)
         picture = pictures.decode(_read_required(request, "image"), "image")
         ref_picture = pictures.decode(_read_required(request, "ref_image"), "ref_image")
-        matte = _find_matte(request, picture)
+        matte = _find_matte(request, picture, self._network)
         size = working_size(*picture.size, self._facts.native_pixels)
         working_image = pictures.resize(picture.rgb, *size)
         working_mask = subject.working_mask(matte.alpha, *size)
@@ -77,7 +80,7 @@ class PreprocessModel:
             tokenize(tokenizer, [options.negative_prompt or "", options.prompt])
             for tokenizer in self._tokenizers
         )
-        plan = _make_plan(options, request_id, size, matte.source, received_at)
+        plan = _make_plan(options, request_id, size, matte, received_at)
         return response(
             {
                 contract.PLAN: plan.to_json(),
@@ -105,11 +108,11 @@ def _read_required(request: Any, name: str) -> bytes:
     return data
 
 
-def _find_matte(request: Any, picture: Picture) -> Matte:
+def _find_matte(request: Any, picture: Picture, network: MattingNetwork | None) -> Matte:
     mask = read_scalar(request, _INPUTS["mask_image"])
     if mask is not None:
         mask = pictures.decode_mask(mask, "mask_image", picture.size)
-    return subject.find_matte(picture, mask)
+    return subject.find_matte(picture, mask, network)
 
 
 def _read_options(request: Any) -> ReplaceOptions:
@@ -128,7 +131,7 @@ def _make_plan(
     options: ReplaceOptions,
     request_id: str,
     size: tuple[int, int],
-    matte_source: str,
+    matte: Matte,
     received_at: float,
 ) -> Plan:
     # A seed is no secret: it tells samples apart.
@@ -147,7 +150,12 @@ def _make_plan(
         has_negative_prompt=options.negative_prompt is not None,
         preserve_subject=options.preserve_subject,
         output_format=options.output_format,
-        matte_source=matte_source,
+        matte_source=matte.source,
+        matte_sureness=matte.sureness,
+        shadow=options.shadow,
+        shadow_direction=options.shadow_direction,
+        shadow_strength=options.shadow_strength,
+        harmonize=options.harmonize,
         received_at=received_at,
         prepared_at=time.monotonic(),
     )

@@ -1,0 +1,76 @@
+"""Puts a matting network beside `preprocess` of a built repository, checked and with its licence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from backdrop_export.checkpoints.sources import list_source
+from backdrop_export.reporting import Report
+from backdrop_server.engines.engine import Precision
+from backdrop_server.engines.loading import load_engine
+from backdrop_server.errors import EngineError, SetupError
+from backdrop_server.stages.matting import MATTING_SPECS, MattingSpec, network_input
+
+
+def install_matting(source: str, kind: str, repository: Path, report: Report) -> Path:
+    """Copy the ONNX file ``source`` (a file, or ``repo:file.onnx`` on the hub) into ``repository``.
+
+    ``kind`` is one of MATTING_SPECS. Returns the file beside `preprocess`. Raises SetupError for a
+    repository that is none, for a file that is no such network, and for a network whose licence
+    forbids commercial use, unless it is asked for by its own name.
+    """
+    folder = repository / "preprocess" / "1"
+    if not folder.is_dir():
+        raise SetupError(f"{repository} is no built repository: it has no preprocess/1")
+    spec = _spec(source, kind)
+    report.say(f"{kind}, licence {spec.licence} ({spec.source})")
+    file = _file(source)
+    with report.step(f"{file.name} tried on a picture"):
+        _check(file, kind, spec)
+    target = folder / "matting.onnx"
+    partial = target.with_suffix(".partial")
+    shutil.copyfile(file, partial)
+    partial.replace(target)
+    declared = {"kind": kind, "engine": "onnxruntime", "licence": spec.licence, "source": source}
+    (folder / "matting_network.json").write_text(json.dumps(declared, indent=2) + "\n")
+    return target
+
+
+def _spec(source: str, kind: str) -> MattingSpec:
+    if kind not in MATTING_SPECS:
+        raise SetupError(f"kind {kind!r} is not known; allowed: {', '.join(MATTING_SPECS)}")
+    for name, spec in MATTING_SPECS.items():
+        mentioned = any(repo.lower() in source.lower() for repo in spec.repositories)
+        if mentioned and not spec.commercial and name != kind:
+            raise SetupError(
+                f"{source} may not be used commercially (licence {spec.licence}); "
+                f"ask for it by its name if that is meant: --kind {name}"
+            )
+    return MATTING_SPECS[kind]
+
+
+def _file(source: str) -> Path:
+    listing = list_source("matting", source, Path.cwd())
+    names = [listing.file] if listing.file else [n for n in listing.files if n.endswith(".onnx")]
+    if len(names) != 1:
+        raise SetupError(f"{source} holds {len(names)} ONNX files; name one: {source}:file.onnx")
+    return listing.fetch(names) / names[0]
+
+
+def _check(file: Path, kind: str, spec: MattingSpec) -> None:
+    """Run it once: a network of another kind refuses the size, or gives no map."""
+    try:
+        engine = load_engine("onnxruntime", file.with_suffix(""), Precision.FP32)
+        ramp = np.linspace(0, 255, spec.side * spec.side * 3).reshape(spec.side, spec.side, 3)
+        picture = network_input(ramp.astype(np.uint8), spec)
+        first = engine.run({engine.input_names[0]: picture})[engine.output_names[0]]
+    except (EngineError, KeyError) as error:
+        raise SetupError(f"{file.name} is no {kind} network: {error}") from error
+    if first.shape[-2:] != (spec.side, spec.side) or first.size != spec.side**2:
+        raise SetupError(f"{file.name} is no {kind} network: its output is {first.shape}")
+    if not np.isfinite(first).all():
+        raise SetupError(f"{file.name} gives values that are no numbers")

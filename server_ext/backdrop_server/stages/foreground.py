@@ -1,0 +1,86 @@
+"""The product's own colours at its soft edge, without the old background that shone through."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from backdrop_server.stages.composite import light_of, srgb_of
+from backdrop_server.stages.edges import around
+
+Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+FAR = 0.03
+"""Radius of the first look at the neighbours, as a share of the short side."""
+NEAR = 3
+"""Radius of the second, in pixels."""
+SHRINK = 4
+"""The first look needs no fine detail, so it is at a quarter of the size."""
+PURITY = 4
+"""Neighbours count by this power of their share: a mixed one says little of either colour."""
+SLACK = 0.1
+"""What noise may take from the mixture: more follows the neighbours, less the pixel."""
+
+
+def estimate_foreground(photo: Pixels, alpha: Pixels) -> Pixels:
+    """The foreground colours of ``photo`` uint8 [H, W, 3] under ``alpha`` uint8 [H, W].
+
+    Where alpha is 255 or 0 the photo comes back bit for bit. Between, a pixel is a mixture, in light,
+    of two unknown colours. Each is taken from the neighbours on its own side, first from far, then
+    from near, and both times corrected so that the two mix to the pixel: the local step of multi-level
+    foreground estimation (Germer et al. 2020) on the weighted means of Forte (2021).
+    """
+    band = (alpha > 0) & (alpha < 255)
+    if not band.any():
+        return photo
+    far = max(2, round(FAR * min(alpha.shape) / SHRINK))
+    window = around(band, NEAR + SHRINK * far)
+    result = photo.copy()
+    result[window][band[window]] = _estimate(photo[window], alpha[window], band[window], far)
+    return result
+
+
+def _estimate(photo: Pixels, alpha: Pixels, band: npt.NDArray[np.bool_], far: int) -> Pixels:
+    """The foreground colours of the band's pixels, uint8 [N, 3]."""
+    light, share = light_of(photo), alpha.astype(np.float32) / 255
+    mixed, part = light[band], share[band][:, None]
+    pure, pure_back = share**PURITY, (1 - share) ** PURITY
+    far_front, far_back = (_far_mean(light, way, far)[band] for way in (pure, pure_back))
+    front, back = _corrected(far_front, far_back, mixed, part)
+    light[band] = front
+    near_front = _near_mean(light, pure)[band]
+    light[band] = back
+    near_back = _near_mean(light, pure_back)[band]
+    front, _ = _corrected(near_front, near_back, mixed, part)
+    return srgb_of(np.clip(front, 0, 1))
+
+
+def _corrected(front: Floats, back: Floats, mixed: Floats, part: Floats) -> tuple[Floats, Floats]:
+    """The two colours nearest to ``front`` and ``back`` [N, 3] that mix to ``mixed`` by ``part``."""
+    rest = mixed - part * front - (1 - part) * back
+    rest /= part**2 + (1 - part) ** 2 + SLACK
+    return front + part * rest, back + (1 - part) * rest
+
+
+def _far_mean(light: Floats, weight: Floats, radius: int) -> Floats:
+    height, width = weight.shape
+    size = max(1, width // SHRINK), max(1, height // SHRINK)
+    small = cv2.resize(light * weight[..., None], size, interpolation=cv2.INTER_AREA)
+    small_weight = cv2.resize(weight, size, interpolation=cv2.INTER_AREA)
+    mean = _weighted(small, small_weight, radius)
+    whole: Floats = cv2.resize(mean, (width, height), interpolation=cv2.INTER_LINEAR)
+    return whole
+
+
+def _near_mean(light: Floats, weight: Floats) -> Floats:
+    return _weighted(light * weight[..., None], weight, NEAR)
+
+
+def _weighted(sums: Floats, weight: Floats, radius: int) -> Floats:
+    """The mean of what was already multiplied by ``weight``, around each pixel."""
+    window = (2 * radius + 1, 2 * radius + 1)
+    total = cv2.blur(weight, window)[..., None]
+    mean: Floats = cv2.blur(sums, window) / np.maximum(total, 1e-4)
+    return mean
