@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -46,7 +47,7 @@ class GatewayProcess:
 
     def start(self, *, until_ready: bool = True) -> None:
         """Start it at its port; wait until it says that a picture could be made."""
-        environment = {f"BACKDROP_{name.upper()}": str(v) for name, v in self._settings.items()}
+        environment = {f"BACKDROP_{n.upper()}": _text(v) for n, v in self._settings.items()}
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "backdrop_server.gateway"],
@@ -124,6 +125,11 @@ def body(**fields: Any) -> dict[str, Any]:
         "num_inference_steps": 20,
         "seed": 7,
     } | fields
+
+
+def _text(value: object) -> str:
+    """A setting as environment variables have it."""
+    return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 def in_base64(data: bytes) -> str:

@@ -62,6 +62,10 @@ class LostError(UnavailableError):
     """Triton was lost under a request; the same request can be sent again."""
 
 
+class FullError(UnavailableError):
+    """Triton holds all the requests that it takes; the same request can be sent again later."""
+
+
 class EndedElsewhereError(BackdropError):
     """The job has its end in the database already: nothing is left to write."""
 

@@ -29,6 +29,7 @@ from backdrop_server.gateway.webhooks import Webhooks
 from backdrop_server.gateway.workflows import Workflows
 from backdrop_server.settings import Settings
 
+_RESUME_PAUSE = 1.0
 log = logging.getLogger("backdrop")
 
 
@@ -53,7 +54,7 @@ class Gateway:
             self.database, self.store, self.fetcher, self.runner, self.presence.id
         )
         self._public_url = public_url
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Open the database, take over what was left, and begin to watch the Tritons."""
@@ -72,16 +73,18 @@ class Gateway:
         sweeper = Sweeper(self.settings, self.database, self.store, self.workflows)
         await self.pool.probe()
         await self.workflows.launch()
-        await self._take_up(await self.presence.begin())
+        self._take_up(await self.presence.begin())
         self._watch(self.pool.watch())
         self._watch(self.presence.watch(self._take_up, self.runner.cancel))
         self._watch(sweeper.watch())
 
     async def stop(self) -> None:
         """Stop watching and leave; unfinished durable jobs go on at the next start or elsewhere."""
-        for task in self._tasks:
+        await self.runner.leave()
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.workflows.close()
         with contextlib.suppress(Exception):  # the others notice by themselves, only later
             await self.presence.end()
@@ -116,15 +119,25 @@ class Gateway:
             ticket.give_back()
             self.admission.learn(time.monotonic() - begun_at)
 
-    async def _take_up(self, taken: list[Job]) -> None:
-        for job in taken:
-            if job.kind == jobs.QUEUE:
-                await self.workflows.resume(job.id)
+    def _take_up(self, taken: list[Job]) -> None:
+        """Begin taken-over jobs beside the signs of life, which must not wait for many of them."""
+        self._watch(self._resume([job.id for job in taken if job.kind == jobs.QUEUE]))
+
+    async def _resume(self, job_ids: list[str]) -> None:
+        for job_id in job_ids:
+            while True:
+                try:
+                    await self.workflows.resume(job_id)
+                    break
+                except Exception as error:  # nobody else will begin it while this gateway lives
+                    log.error("a job was not taken up", exc_info=error, extra={"job": job_id})
+                    await asyncio.sleep(_RESUME_PAUSE)
 
     def _watch(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
         task.add_done_callback(_note_end)
-        self._tasks.append(task)
+        task.add_done_callback(self._tasks.discard)
+        self._tasks.add(task)
 
 
 def _note_end(task: asyncio.Task[None]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
 from backdrop_server.contract import ReplaceOptions
 from backdrop_server.errors import InvalidInputError
 from backdrop_server.gateway import ledger
-from backdrop_server.gateway.tables import jobs
+from backdrop_server.gateway.tables import gateways, jobs
 
 OPEN = ("QUEUED", "PROCESSING")
 WAIT, QUEUE = "wait", "queue"
@@ -96,6 +96,7 @@ class Job:
         return self.status in OPEN
 
 
+_GATEWAY_IS_GONE = jobs.c.gateway.not_in(select(gateways.c.id))
 _COLUMNS = [jobs.c[field.name] for field in dataclasses.fields(Job)]
 
 
@@ -158,22 +159,15 @@ def accept(connection: Connection, job: NewJob) -> None:
     )
 
 
-def hold(connection: Connection, job_id: str, gateway: str) -> Job | None:
-    """Make the job this gateway's, which others then look after if it dies; the job."""
-    connection.execute(update(jobs).where(jobs.c.id == job_id).values(gateway=gateway))
-    return find(connection, job_id)
-
-
 def begin(connection: Connection, job_id: str, gateway: str, triton: str) -> int | None:
-    """Start the job's next attempt; its number, None where the job has ended meanwhile."""
+    """Start the job's next attempt; its number, None where it has ended or is another gateway's."""
     now = time.time()
     statement = (
         update(jobs)
-        .where(jobs.c.id == job_id, jobs.c.status.in_(OPEN))
+        .where(jobs.c.id == job_id, jobs.c.status.in_(OPEN), jobs.c.gateway == gateway)
         .values(
             status="PROCESSING",
             started_at=func.coalesce(jobs.c.started_at, now),
-            gateway=gateway,
             attempt=jobs.c.attempt + 1,
             triton=triton,
         )
@@ -258,15 +252,21 @@ def cancelled_of(connection: Connection, gateway: str) -> list[str]:
     return list(connection.execute(query).scalars())
 
 
-def take_over(connection: Connection, dead: Iterable[str], gateway: str) -> list[Job]:
-    """Make the unfinished jobs of dead gateways this one's: open ones, and webhooks still to send."""
+def has_orphans(connection: Connection) -> bool:
+    """Whether an open job's gateway is none that there is: it was taken for dead as it took it in."""
+    query = select(jobs.c.id).where(jobs.c.status.in_(OPEN), _GATEWAY_IS_GONE)
+    return connection.execute(query.limit(1)).first() is not None
+
+
+def take_over(connection: Connection, gateway: str) -> list[Job]:
+    """Make unfinished jobs of gateways that are gone this one's: open ones, and webhooks to send."""
     unfinished = or_(
         jobs.c.status.in_(OPEN),
         and_(jobs.c.webhook_state == "PENDING", jobs.c.ended_at.is_not(None)),
     )
     statement = (
         update(jobs)
-        .where(jobs.c.gateway.in_(list(dead)), unfinished)
+        .where(_GATEWAY_IS_GONE, unfinished)
         .values(gateway=gateway)
         .returning(jobs.c.id)
     )

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 
-from sqlalchemy import Connection, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
 from backdrop_server.errors import SetupError, UnavailableError
@@ -57,7 +57,7 @@ class Presence:
 
     async def watch(
         self,
-        take_over: Callable[[list[Job]], Awaitable[None]],
+        take_over: Callable[[list[Job]], None],
         cancel: Callable[[str], Awaitable[bool]],
     ) -> None:
         """Show signs of life, pass on cancels, and take over from the dead, for ever."""
@@ -70,7 +70,7 @@ class Presence:
 
     async def _look_around(
         self,
-        take_over: Callable[[list[Job]], Awaitable[None]],
+        take_over: Callable[[list[Job]], None],
         cancel: Callable[[str], Awaitable[bool]],
     ) -> None:
         is_alive, cancelled = await write(self._database, self._beat)
@@ -79,9 +79,9 @@ class Presence:
             os._exit(_DECLARED_DEAD)
         for job_id in cancelled:
             await cancel(job_id)
-        if await read(self._database, self._lapsed):
+        if await read(self._database, self._has_work_left):
             taken = await write(self._database, self._take_over)
-            await take_over(taken)
+            take_over(taken)
 
     def _enter(self, connection: Connection) -> list[Job]:
         now = time.time()
@@ -98,24 +98,25 @@ class Presence:
         is_alive = connection.execute(statement).rowcount == 1
         return is_alive, jobs.cancelled_of(connection, self.id)
 
-    def _lapsed(self, connection: Connection) -> list[str]:
-        since = time.time() - self._settings.lapse
-        query = select(gateways.c.id).where(gateways.c.heartbeat_at < since)
-        return list(connection.execute(query).scalars())
+    def _has_work_left(self, connection: Connection) -> bool:
+        lapsed = select(gateways.c.id).where(self._is_lapsed()).limit(1)
+        return connection.execute(lapsed).first() is not None or jobs.has_orphans(connection)
+
+    def _is_lapsed(self) -> ColumnElement[bool]:
+        return gateways.c.heartbeat_at < time.time() - self._settings.lapse
 
     def _take_over(self, connection: Connection) -> list[Job]:
-        since = time.time() - self._settings.lapse
-        return self._take_from(connection, gateways.c.heartbeat_at < since)
+        return self._take_from(connection, self._is_lapsed())
 
-    def _take_from(self, connection: Connection, dead: object) -> list[Job]:
+    def _take_from(self, connection: Connection, dead: ColumnElement[bool]) -> list[Job]:
         """Remove dead gateways and make their jobs this one's; one of several rivals succeeds."""
-        removed = delete(gateways).where(or_(dead)).returning(gateways.c.id)  # type: ignore[arg-type]
+        removed = delete(gateways).where(dead).returning(gateways.c.id)
         gone = list(connection.execute(removed).scalars())
-        taken = jobs.take_over(connection, gone, self.id) if gone else []
+        taken = jobs.take_over(connection, self.id)
         waited_for = [job for job in taken if job.kind == jobs.WAIT and job.is_open]
         for job in waited_for:
             jobs.fail(connection, job.id, GATEWAY_IS_GONE, 503, attempt=job.attempt)
-        if gone:
+        if gone or taken:
             extra = {"gateways": gone, "taken": len(taken), "ended": len(waited_for)}
             log.warning("took over from gateways that are gone", extra=extra)
         return [job for job in taken if job not in waited_for]

@@ -27,8 +27,9 @@ from backdrop_server.gateway.database import Database
 from backdrop_server.gateway.errors import EndedElsewhereError, LostError, status_of
 from backdrop_server.gateway.estimates import Estimator
 from backdrop_server.gateway.jobs import JobRequest
+from backdrop_server.gateway.live import Live, Pictures
 from backdrop_server.gateway.metrics import Metrics
-from backdrop_server.gateway.money import price
+from backdrop_server.gateway.money import plain, price
 from backdrop_server.gateway.store import Store
 from backdrop_server.gateway.tritons import Triton, TritonPool, replace_within
 from backdrop_server.settings import Settings
@@ -38,28 +39,9 @@ Load = Callable[[], Awaitable[Mapping[str, bytes]]]
 MAX_ATTEMPTS = 20
 """Of a job over all gateways: one that takes every process down with it must end some day."""
 _DATABASE_PAUSE = 0.5
+_LEAVE_SECONDS = 5.0
+"""For cancelled jobs to come back from Triton when the gateway stops."""
 log = logging.getLogger("backdrop.jobs")
-
-
-@dataclasses.dataclass
-class Live:
-    """A job that this gateway runs now; ``request_id`` is the attempt's own in Triton."""
-
-    job_id: str
-    attempt: int
-    """The last one begun; what ends the job must know it."""
-    triton: Triton | None = None
-    request_id: str | None = None
-    is_cancelled: bool = False
-    ended: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
-
-
-@dataclasses.dataclass(frozen=True)
-class Pictures:
-    """How a job came out: Triton's answer, and what it cost."""
-
-    answer: Replaced
-    billed: Decimal
 
 
 class Runner:
@@ -82,6 +64,7 @@ class Runner:
         self._database = database
         self._store = store
         self._metrics = metrics
+        self._is_leaving = False
 
     async def run(
         self, job_id: str, request: JobRequest, pictures: Mapping[str, bytes]
@@ -101,20 +84,31 @@ class Runner:
 
         Returns whether a webhook is to be sent. A job that has ended is left as it is.
         """
-        job = await self.write(lambda connection: jobs.hold(connection, job_id, self._gateway))
-        if job is None:
+        job = await self.write(lambda connection: jobs.find(connection, job_id))
+        if job is None or job.gateway != self._gateway:  # another gateway has taken it over
             return False
         names = job.request.pictures
 
         async def load() -> Mapping[str, bytes]:
             return {name: await self._store.get(job_id, name) for name in names}
 
-        if job.is_open and job_id not in self.live:
+        if job.is_open:
+            if job.attempt:  # a dead gateway's, still in Triton, would only hold the engine up
+                await self._cancel_everywhere(f"{job_id}.{job.attempt}")
             with contextlib.suppress(BackdropError):  # it is in the database
                 live = Live(job_id, job.attempt)
                 await self._run(live, job.request, load, self._settings.job_timeout, keep=True)
-            await self._store.remove(job_id, names)
+            job = await self.write(lambda connection: jobs.find(connection, job_id))
+            if job is None or job.is_open:  # left to another gateway, which needs its pictures
+                return False
+            await self._remove(job_id, names)
         return job.webhook_state == "PENDING"
+
+    async def _remove(self, job_id: str, names: tuple[str, ...]) -> None:
+        try:
+            await self._store.remove(job_id, names)
+        except Exception as error:  # the sweeper's turn comes; the webhook must not wait for it
+            log.error("pictures were not removed", exc_info=error, extra={"job": job_id})
 
     async def cancel(self, job_id: str) -> bool:
         """Cancel a job of this gateway, wherever it is; whether it was one."""
@@ -123,10 +117,23 @@ class Runner:
             return False
         live.is_cancelled = True
         await self.pool.wake()
+        await self._cancel_in_triton(live)
+        return True
+
+    async def leave(self) -> None:
+        """Let go of every job: none ends here, the next start or another gateway goes on with it."""
+        self._is_leaving = True
+        await self.pool.wake()
+        lives = list(self.live.values())
+        await asyncio.gather(*(self._cancel_in_triton(live) for live in lives))
+        if lives:
+            ends = {asyncio.ensure_future(live.ended.wait()) for live in lives}
+            await asyncio.wait(ends, timeout=_LEAVE_SECONDS)
+
+    async def _cancel_in_triton(self, live: Live) -> None:
         if live.triton is not None and live.request_id is not None:
             with contextlib.suppress(BackdropError):
                 await live.triton.control("cancel", live.request_id)
-        return True
 
     async def _run(
         self, live: Live, request: JobRequest, load: Load, patience: float, *, keep: bool
@@ -150,7 +157,7 @@ class Runner:
         losses = 0
         while True:
             begun_at = time.monotonic()
-            async with self.pool.place(patience, lambda: live.is_cancelled) as triton:
+            async with self.pool.place(patience, lambda: self._is_unwanted(live)) as triton:
                 self._metrics.stages.labels("wait").observe(time.monotonic() - begun_at)
                 self._count_jobs()
                 try:
@@ -161,10 +168,13 @@ class Runner:
 
     async def _attempt(self, live: Live, triton: Triton, fields: Mapping[str, object]) -> Replaced:
         request_id = await self._begin(live, triton)
-        if live.is_cancelled:
+        if self._is_unwanted(live):
             raise CancelledError("the request was cancelled")
         with self._metrics.stage("triton"):
             return await replace_within(triton, request_id, fields, self._settings.job_timeout)
+
+    def _is_unwanted(self, live: Live) -> bool:
+        return live.is_cancelled or self._is_leaving
 
     def _note_loss(self, live: Live, triton: Triton, losses: int) -> None:
         triton.is_up = False  # until a probe says otherwise
@@ -182,13 +192,13 @@ class Runner:
         live.attempt = attempt
         if attempt > MAX_ATTEMPTS:
             raise UnavailableError(f"it was begun {MAX_ATTEMPTS} times and never ended")
-        if attempt > 1:
-            await self._cancel_everywhere(f"{live.job_id}.{attempt - 1}")
+        if live.request_id is not None:  # perhaps it still runs in the Triton that was lost
+            await self._cancel_everywhere(live.request_id)
         live.triton, live.request_id = triton, f"{live.job_id}.{attempt}"
+        self._log("attempt begun", live, triton=triton.url)
         return live.request_id
 
     async def _cancel_everywhere(self, request_id: str) -> None:
-        """An attempt that another gateway left in Triton would only hold the engine up."""
         for triton in self.pool.tritons:
             if triton.is_up:
                 with contextlib.suppress(BackdropError):
@@ -212,13 +222,15 @@ class Runner:
         if billed is None:
             raise EndedElsewhereError("another gateway has taken the request over")
         self.estimator.learn(request.expected_loop_seconds, float(answer.report["engine_seconds"]))
-        self._count_end("COMPLETED", seconds, billed)
+        self._count_end(live, "COMPLETED", seconds, billed)
         return Pictures(answer, billed)
 
     async def _failed(self, live: Live, error: Exception) -> BackdropError:
         """Write the job's end in the database; the error for whoever waits."""
         if isinstance(error, EndedElsewhereError):  # it has its end already
             return error
+        if self._is_leaving and not live.is_cancelled:
+            return UnavailableError("the server stops; retry later")
         if not isinstance(error, BackdropError):
             log.error("a job failed", exc_info=error, extra={"job": live.job_id})
             error = BackdropError("the server failed at this request; its log says why")
@@ -236,7 +248,8 @@ class Runner:
                 bill=bill,
             )
         )
-        self._count_end("FAILED", seconds, billed or Decimal(0))
+        if billed is not None:
+            self._count_end(live, "FAILED", seconds, billed)
         return error
 
     async def _seconds_had(self, live: Live) -> float:
@@ -249,7 +262,12 @@ class Runner:
             return 0.0
         return float(status["engine_seconds"])
 
-    def _count_end(self, status: str, seconds: float, billed: Decimal) -> None:
+    def _log(self, event: str, live: Live, **extra: object) -> None:
+        named = {"gateway": self._gateway, "job": live.job_id, "attempt": live.attempt}
+        log.info(event, extra=named | extra)
+
+    def _count_end(self, live: Live, status: str, seconds: float, billed: Decimal) -> None:
+        self._log("job ended", live, status=status, seconds=seconds, credits=plain(billed))
         self._metrics.ended.labels(status).inc()
         self._metrics.seconds.inc(seconds)
         self._metrics.credits.inc(float(billed))

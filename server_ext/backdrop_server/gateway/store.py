@@ -18,7 +18,9 @@ class Store:
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
         """``url``: a folder, or an fsspec URL; ``options``: its driver's. Raises SetupError."""
         try:
-            self._files, self._root = fsspec.core.url_to_fs(url, **(options or {}))
+            # Other gateways write here too: a list of files that was true once is worth nothing.
+            given = {"use_listings_cache": False, **(options or {})}
+            self._files, self._root = fsspec.core.url_to_fs(url, **given)
         except (ValueError, ImportError) as error:
             raise SetupError(
                 f"the store {_without_password(url)} cannot be used: {error}"

@@ -22,13 +22,14 @@ from backdrop_server.errors import (
     InvalidInputError,
     UnavailableError,
 )
-from backdrop_server.gateway.errors import LostError
+from backdrop_server.gateway.errors import FullError, LostError
 
 PROBE_SECONDS = 1.0
 CONTROL_SECONDS = 3.0
 """What a call of `control` may take; a server that needs longer is as good as gone."""
 CANCEL_GRACE = 30.0
 """Seconds in which a cancelled request must have come back."""
+_FULL_PAUSE = 0.5
 _ENSEMBLE = re.compile(r"^in ensemble '\w+', ")
 _STUB_IS_DEAD = "tub process"
 
@@ -147,7 +148,7 @@ def _named(error: InferenceServerException) -> BackdropError:
     if status == "CANCELLED" and "cancelled" in message:
         return CancelledError(message)
     if status == "UNAVAILABLE" and "retry later" in message:
-        return UnavailableError(message)
+        return FullError(message)
     if status in {"UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED"} or _STUB_IS_DEAD in message:
         return LostError("Triton was lost under the request")
     return BackdropError("the server failed at this request; its log says why")
@@ -247,6 +248,17 @@ class TritonPool:
         return min(free, key=lambda triton: triton.in_flight, default=None)
 
 
+async def _replace_when_not_full(
+    triton: Triton, request_id: str, fields: Mapping[str, object]
+) -> Replaced:
+    """Other gateways' requests, or those of a dead one, can fill a Triton beyond what we know of."""
+    while True:
+        try:
+            return await triton.replace(request_id, fields)
+        except FullError:
+            await asyncio.sleep(_FULL_PAUSE)
+
+
 async def replace_within(
     triton: Triton, request_id: str, fields: Mapping[str, object], seconds: float
 ) -> Replaced:
@@ -255,7 +267,7 @@ async def replace_within(
     The call itself is left to come back, since Triton does not survive cancelled calls well; one
     that does not is given up after a grace time. Raises UnavailableError, and as ``Triton.replace``.
     """
-    call = asyncio.ensure_future(triton.replace(request_id, fields))
+    call = asyncio.ensure_future(_replace_when_not_full(triton, request_id, fields))
     try:
         done, _ = await asyncio.wait({call}, timeout=seconds)
         if done:

@@ -1,28 +1,24 @@
 """Durable jobs on DBOS: one workflow for each job, which any gateway can take up again.
 
 A workflow's input is the job's id; everything else is in the database and the store. What it does
-may be done again from its beginning: a job that has ended is left as it is.
+may be done again from its beginning: a job that has ended is left as it is. Whose a job is, the table
+of jobs says alone: DBOS's own recovery and queues would give it to whoever asks first.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import anyio.to_thread
-from dbos import DBOS, DBOSConfig, SetWorkflowID, error
+from dbos import DBOS, DBOSConfig, SetWorkflowID
 
 from backdrop_server.settings import Settings
 
-T = TypeVar("T")
 VERSION = "jobs-1"
-"""Of the workflow's shape. Recovery looks at it: a new release must find the jobs of the last."""
-QUEUE = "taken-over"
-_POLLING = 0.2
+"""Of the workflow's shape; the same in every release, so that DBOS never computes one."""
 
 
 class Workflows:
@@ -38,8 +34,7 @@ class Workflows:
     ) -> None:
         """``run`` makes the pictures and says whether a webhook is wanted; ``deliver`` sends it
         once and raises if that failed."""
-        self._loop = asyncio.get_running_loop()
-        self._run, self._deliver, self._deliver_failed = run, deliver, deliver_failed
+        self._run, self._deliver_failed = run, deliver_failed
         logging.getLogger("dbos").setLevel(logging.WARNING)
         DBOS(config=_config(settings, gateway))
         self._step = DBOS.step(
@@ -48,14 +43,13 @@ class Workflows:
             max_attempts=settings.webhook_attempts,
             interval_seconds=settings.webhook_backoff,
             backoff_rate=2.0,
-        )(_named(self._deliver_once, "deliver_webhook"))
+        )(_named(deliver, "deliver_webhook"))
         job = _named(self._job, "job")
         self._workflow = DBOS.workflow(name="job", max_recovery_attempts=1000)(job)
 
     async def launch(self) -> None:
-        """Make or open the system database and begin to listen."""
+        """Make or open the system database."""
         await anyio.to_thread.run_sync(DBOS.launch)
-        await DBOS.register_queue_async(QUEUE, polling_interval_sec=_POLLING)
 
     async def close(self) -> None:
         """Stop; unfinished jobs are left for the next start or another gateway."""
@@ -67,32 +61,21 @@ class Workflows:
             await DBOS.start_workflow_async(self._workflow, job_id)
 
     async def resume(self, job_id: str) -> None:
-        """Take up a job whose gateway is dead, whether or not its workflow was begun."""
-        try:
-            await DBOS.resume_workflow_async(job_id, queue_name=QUEUE)
-        except error.DBOSNonExistentWorkflowError:
-            await self.start(job_id)
+        """Take up a job whose gateway is dead, whatever became of its workflow there."""
+        await DBOS.delete_workflow_async(job_id)
+        await self.start(job_id)
 
     async def forget(self, job_ids: Sequence[str]) -> None:
         """Remove the workflows of jobs that ended long ago."""
-        for job_id in job_ids:
-            with contextlib.suppress(error.DBOSNonExistentWorkflowError):
-                await DBOS.delete_workflow_async(job_id)
+        await DBOS.delete_workflows_async(list(job_ids))
 
     async def _job(self, job_id: str) -> None:
-        if not await self._here(self._run(job_id)):
+        if not await self._run(job_id):
             return
         try:
             await self._step(job_id)
         except Exception:  # DBOS has tried often enough
-            await self._here(self._deliver_failed(job_id))
-
-    async def _deliver_once(self, job_id: str) -> None:
-        await self._here(self._deliver(job_id))
-
-    def _here(self, work: Coroutine[Any, Any, T]) -> Awaitable[T]:
-        """Run in the gateway's own loop: DBOS takes resumed workflows up in another one."""
-        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+            await self._deliver_failed(job_id)
 
 
 def _named(
