@@ -50,6 +50,13 @@ def png(pixels: npt.NDArray[Any]) -> bytes:
     return data.getvalue()
 
 
+def damaged_png() -> bytes:
+    """A file whose header is in order, and whose pixels are not."""
+    data = png(product())
+    start = data.index(b"IDAT") + 40
+    return data[:start] + bytes(200) + data[start + 200 :]
+
+
 def decode(data: bytes) -> Pixels:
     image = Image.open(io.BytesIO(data))
     return np.asarray(image.convert("L" if image.mode == "L" else "RGB"))

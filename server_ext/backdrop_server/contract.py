@@ -7,7 +7,6 @@ Letters in comments: H0, W0 photo size; H, W working size; h, w latent size; S s
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -190,11 +189,12 @@ class Number:
     def check(self, field: str, value: object) -> float:
         """Return ``value`` as a number inside the range, or raise InvalidInputError."""
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise InvalidInputError(field, f"{value!r} is not a number", self.allowed)
-        if self.integer and (not math.isfinite(value) or value != int(value)):
+            raise InvalidInputError(field, f"{_quote(value)} is not a number", self.allowed)
+        if self.integer and isinstance(value, float) and not value.is_integer():
             raise InvalidInputError(field, f"{value!r} is not a whole number", self.allowed)
         if not self.low <= value <= self.high:  # also refuses NaN
-            raise InvalidInputError(field, f"{value:.15g} is out of range", self.allowed)
+            shown = f"{value:.15g}" if isinstance(value, float) else _quote(value)
+            raise InvalidInputError(field, f"{shown} is out of range", self.allowed)
         return int(value) if self.integer else float(value)
 
     @property

@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     )
     store_options: dict[str, Any] = Field({}, description="Options of the store's fsspec driver.")
     triton_url: Listed = Field(
-        (), description="gRPC host:port of each Triton; empty: `backdrop serve` starts its own."
+        (), description="HTTP host:port of each Triton; empty: `backdrop serve` starts its own."
     )
 
     # Where the gateway listens and how it is reached.

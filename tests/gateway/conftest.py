@@ -57,7 +57,7 @@ def gateway(
     server: TritonServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[GatewayProcess]:
     """A gateway before a real tritonserver, for all tests that leave it as they found it."""
-    with gateway_process(tmp_path_factory.mktemp("gateway"), server.grpc_url) as running:
+    with gateway_process(tmp_path_factory.mktemp("gateway"), server.http_url) as running:
         yield running
 
 

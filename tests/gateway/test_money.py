@@ -21,6 +21,7 @@ from backdrop_server.gateway.money import (
     parse_credits,
     plain,
     price,
+    seconds_paid,
 )
 
 AMOUNTS = st.decimals(-MAX_CREDITS, MAX_CREDITS, places=9)
@@ -121,3 +122,10 @@ def test_plain_amounts_read_back_and_have_no_exponent(amount: Decimal) -> None:
     assert "E" not in plain(amount)
     assert plain(Decimal("1E+3")) == "1000"
     assert plain(Decimal("0.013500000")) == "0.0135"
+
+
+def test_seconds_paid_are_those_of_the_bill() -> None:
+    assert seconds_paid(2.0, Decimal("0.003"), Decimal("0.003")) == 2
+    assert seconds_paid(2.0, Decimal("0.003"), Decimal("0.0015")) == 1  # held to its reservation
+    assert seconds_paid(2.0, Decimal("0.003"), Decimal(0)) == 0
+    assert seconds_paid(2.0, Decimal(0), Decimal(0)) == 2  # free of charge

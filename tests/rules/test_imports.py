@@ -42,6 +42,14 @@ ALLOWED = {
         "backdrop_server.settings",
         "backdrop_server.working_sizes",
     },
+    "backdrop_server.child_processes": set[str](),
+    "backdrop_server.serving": {
+        "backdrop_server.child_processes",
+        "backdrop_server.errors",
+        "backdrop_server.gateway",
+        "backdrop_server.settings",
+        "backdrop_server.triton",
+    },
     "backdrop_server.stages": {
         "backdrop_server.picture_files",
         "backdrop_server.working_sizes",
@@ -56,6 +64,7 @@ ALLOWED = {
         "backdrop_server.plan",
     },
     "backdrop_server.triton": {
+        "backdrop_server.child_processes",
         "backdrop_client",  # the demo sends its requests as a customer would
         "backdrop_server.contract",
         "backdrop_server.costs",

@@ -140,3 +140,11 @@ def test_plan_knows_when_no_step_is_left() -> None:
     assert not make_plan(strength=0.05).keeps_photo
     assert not make_plan(guidance_scale=1.0).uses_guidance
     assert make_plan(guidance_scale=1.01).uses_guidance
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", [10**400, -(10**4000), "x" * 100_000, [0] * 100_000])
+def test_a_monstrous_value_is_refused_in_one_short_sentence(name: str, value: object) -> None:
+    with pytest.raises(InvalidInputError) as raised:
+        NUMBERS[name].check(name, value)
+    assert len(str(raised.value)) < 200

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import anyio
 import httpcore
 
 from backdrop_server.gateway.urls import RefusedUrlError, UnreachableUrlError
@@ -18,6 +22,8 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Host name and port in, IP addresses out; raises OSError where the name is not known."""
 
 MAX_ADDRESSES_TRIED = 4
+MAX_LOOK_UPS = 16
+"""That run at once; others wait."""
 
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 # Not for the public, whatever `is_global` of an older Python says of them: IANA's special-purpose
@@ -35,8 +41,6 @@ _SPECIAL = tuple(
 )
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _ISATAP = 0x5EFE
-# Threads of its own: names that a slow server answers must not hold up other work.
-_RESOLVERS = ThreadPoolExecutor(16, thread_name_prefix="resolve")
 
 
 def destination(address: Address) -> Address:
@@ -63,17 +67,25 @@ def is_public(address: Address) -> bool:
     return end.is_global and not end.is_multicast and not special
 
 
-async def resolve_name(host: str, port: int) -> Sequence[str]:
-    """The system's answer for ``host``."""
-    loop = asyncio.get_running_loop()
-    found = await loop.run_in_executor(
-        _RESOLVERS, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    )
-    return [str(entry[4][0]) for entry in found]
+class SystemResolver:
+    """Looks names up as the system does, in its own threads: slow ones hold up no other work."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(MAX_LOOK_UPS, thread_name_prefix="resolve")
+
+    async def __call__(self, host: str, port: int) -> Sequence[str]:
+        """The addresses of ``host``; raises OSError where it is not known."""
+        look_up = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
+        return [str(entry[4][0]) for entry in found]
+
+    def close(self) -> None:
+        """Take no more look-ups and end the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-class CheckedBackend(httpcore.AsyncNetworkBackend):
-    """Opens connections to public addresses and ``networks`` only.
+class CheckedConnector:
+    """Connects to public addresses and to those in ``networks`` only, within ``timeout`` seconds.
 
     A name is looked up once for each connection, and the connection is made to an address that was
     checked, so an answer of DNS that changes afterwards does not matter. Raises RefusedUrlError if
@@ -110,26 +122,29 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         end = destination(address)
         return is_public(address) or any(end in network for network in self._networks)
 
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
+    @contextlib.asynccontextmanager
+    async def connection(
+        self, host: str, port: int, tls: ssl.SSLContext | None
+    ) -> AsyncIterator[httpcore.AsyncNetworkStream]:
+        """A connection to ``host``, closed with the block; with ``tls`` its certificate is checked.
+
+        Raises httpcore's errors where nobody answers.
+        """
+        stream = await self._connect(host, port)
+        try:
+            if tls is not None:
+                stream = await stream.start_tls(tls, host)
+            yield stream
+        finally:
+            with anyio.CancelScope(shield=True):
+                await stream.aclose()
+
+    async def _connect(self, host: str, port: int) -> httpcore.AsyncNetworkStream:
         """Connect to the first address of ``host`` that answers."""
         addresses = (await self.allowed_addresses(host, port))[:MAX_ADDRESSES_TRIED]
         # Each gets its share of the time, so that one that swallows packets does not use up all.
         share = self._timeout / len(addresses)
         for address in addresses[:-1]:
-            try:
-                return await self._connect(address, port, share)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout):
-                continue
-        return await self._connect(addresses[-1], port, share)
-
-    async def _connect(
-        self, address: Address, port: int, timeout: float
-    ) -> httpcore.AsyncNetworkStream:
-        return await self._backend.connect_tcp(str(address), port, timeout)
+            with contextlib.suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
+                return await self._backend.connect_tcp(str(address), port, share)
+        return await self._backend.connect_tcp(str(addresses[-1]), port, share)

@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse, Response
 from backdrop_server.errors import BackdropError
 from backdrop_server.gateway.errors import NotFoundError
 from backdrop_server.gateway.estimates import Estimate
-from backdrop_server.gateway.jobs import Job
+from backdrop_server.gateway.jobs import WAIT, Job
 from backdrop_server.gateway.links import Signer
 from backdrop_server.gateway.money import plain
 from backdrop_server.gateway.store import Store
@@ -115,9 +115,17 @@ class Answers:
         content["credits_consumed"] = plain(job.billed or Decimal(0))
         if job.status == "FAILED":
             return content | {"error": job.error}
+        if job.kind == WAIT:
+            raise NotFoundError(
+                "the pictures went into the answer of the v1 call, and nowhere else"
+            )
+        gone = NotFoundError(f"the results were kept for {self._keep:.0f} s and are gone")
         if job.swept_at is not None:
-            raise NotFoundError(f"the results were kept for {self._keep:.0f} s and are gone")
-        content["output"] = await self._output(job)
+            raise gone
+        try:
+            content["output"] = await self._output(job)
+        except FileNotFoundError:  # swept in this very moment
+            raise gone from None
         content["seeds"] = job.result["seeds"]
         content["report"] = job.result["report"]
         return content

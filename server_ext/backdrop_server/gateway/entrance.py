@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import re
 import time
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -24,7 +25,7 @@ from backdrop_server.gateway.runner import read, write
 _KEY_HEADER = APIKeyHeader(
     name="x-api-key", auto_error=False, description="`backdrop keys create` makes one."
 )
-MAX_IDEMPOTENCY_KEY = 255
+_IDEMPOTENCY_KEY = re.compile("[!-~]{1,255}")
 _BODY_SECONDS = 60.0
 """In which a body must have come: a slow sender holds a place that others want."""
 
@@ -70,12 +71,13 @@ def idempotency_key(
         Header(
             alias="Idempotency-Key",
             description="The same key with the same body is the same request, made and billed once.",
+            json_schema_extra={"pattern": f"^{_IDEMPOTENCY_KEY.pattern}$"},
         ),
     ] = None,
 ) -> str | None:
     """The header of that name. Raises InvalidInputError."""
-    if text is not None and not (0 < len(text) <= MAX_IDEMPOTENCY_KEY and text.isprintable()):
-        allowed = f"1 to {MAX_IDEMPOTENCY_KEY} printable characters"
+    if text is not None and not _IDEMPOTENCY_KEY.fullmatch(text):
+        allowed = "1 to 255 visible ASCII characters"
         raise InvalidInputError("Idempotency-Key", "it is empty, too long or unreadable", allowed)
     return text
 

@@ -70,6 +70,13 @@ class EndedElsewhereError(BackdropError):
     """The job has its end in the database already: nothing is left to write."""
 
 
+class ServerFailedError(BackdropError):
+    """Our own fault; all that a caller is told is where the log speaks of it."""
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(f"the server failed at this request; its log says why under {request_id}")
+
+
 class FailedJobError(BackdropError):
     """A job has ended with an error before; ``status`` is what that error has over HTTP."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import ipaddress
-import re
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from types import TracebackType
@@ -20,7 +19,8 @@ import httpx
 
 from backdrop_server.contract import MAX_PICTURE_BYTES
 from backdrop_server.errors import InvalidInputError, UnavailableError
-from backdrop_server.gateway.addresses import CheckedBackend, Network, Resolve, resolve_name
+from backdrop_server.gateway.addresses import CheckedConnector, Network, Resolve, SystemResolver
+from backdrop_server.gateway.fetched import check_headers, check_picture, too_large
 from backdrop_server.gateway.urls import (
     RefusedUrlError,
     UnreachableUrlError,
@@ -28,18 +28,13 @@ from backdrop_server.gateway.urls import (
     check_host,
     parse_url,
 )
-from backdrop_server.picture_files import DamagedFileError, read_picture_file
 
-ALLOWED_PICTURE = "the URL of a PNG, JPEG, GIF or WebP picture"
 MAX_ANSWER_BYTES = 64 * 1024
 """Of what a webhook answers, no more is read."""
+MAX_CONNECTIONS = 100
+"""Open at once; others wait."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_OTHER_TYPE = re.compile(
-    r"(?:audio|font|multipart|video)/.*"
-    r"|text/(?!plain$).*"  # some servers call every file text/plain that they do not know
-    r"|application/(?:.*\+)?(?:html|javascript|json|pdf|xml|zip)"
-)
 _HEADERS = {
     "User-Agent": "backdrop",
     "Accept-Encoding": "identity",
@@ -100,15 +95,14 @@ class Fetcher:
 
     def __init__(self, policy: FetchPolicy, resolve: Resolve | None = None) -> None:
         self._policy = policy
-        networks = policy.allowed_networks()
-        self._backend = CheckedBackend(networks, resolve or resolve_name, policy.timeout)
-        self._pool = httpcore.AsyncConnectionPool(
-            # The operator's own authorities are taken from SSL_CERT_FILE and SSL_CERT_DIR.
-            ssl_context=httpx.create_ssl_context(trust_env=True),
-            max_connections=100,
-            max_keepalive_connections=0,
-            network_backend=self._backend,
+        self._resolver = SystemResolver()
+        self._connector = CheckedConnector(
+            policy.allowed_networks(), resolve or self._resolver, policy.timeout
         )
+        # The operator's own authorities are taken from SSL_CERT_FILE and SSL_CERT_DIR.
+        self._tls = httpx.create_ssl_context(trust_env=True)
+        self._tls.set_alpn_protocols(["http/1.1"])
+        self._slots = anyio.Semaphore(MAX_CONNECTIONS)
 
     async def __aenter__(self) -> Fetcher:
         return self
@@ -122,14 +116,14 @@ class Fetcher:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close what is still open."""
-        await self._pool.aclose()
+        """End the threads that look names up; a connection ends with its own request."""
+        self._resolver.close()
 
     async def check(self, url: str, field: str) -> None:
         """Raise InvalidInputError unless ``url`` could be connected to; looks its name up once."""
         with _as_invalid_input(field), self._within_timeout():
             target = self._policy.accept(url)
-            await self._backend.allowed_addresses(target.raw_host.decode("ascii"), _port(target))
+            await self._connector.allowed_addresses(_host(target), _port(target))
 
     async def fetch_picture(self, url: str, field: str) -> bytes:
         """The bytes of the PNG, JPEG, GIF or WebP file at ``url``; raises InvalidInputError.
@@ -139,7 +133,7 @@ class Fetcher:
         with _as_invalid_input(field):
             with self._within_timeout():
                 data = await self._follow(url)
-            _check_picture(data)
+            check_picture(data)
         return data
 
     async def post(self, url: str, content: bytes, headers: Mapping[str, str]) -> int:
@@ -164,10 +158,10 @@ class Fetcher:
         return status
 
     async def _follow(self, url: str) -> bytes:
-        reached: bytes | str = url
+        target = url
         for hop in range(self._policy.max_redirects + 1):
             try:
-                reached = await self._get(self._policy.accept(reached))
+                reached = await self._get(self._policy.accept(target))
             except RefusedUrlError as error:
                 if hop == 0:
                     raise
@@ -175,6 +169,7 @@ class Fetcher:
                 raise RefusedUrlError(problem, error.allowed) from error
             if isinstance(reached, bytes):
                 return reached
+            target = reached
         limit = f"at most {self._policy.max_redirects} redirects"
         raise RefusedUrlError("the URL redirects too often", limit)
 
@@ -190,20 +185,26 @@ class Fetcher:
         self, method: str, url: httpx.URL, headers: Mapping[str, str], content: bytes | None = None
     ) -> AsyncIterator[httpcore.Response]:
         target = httpcore.URL(
-            scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+            scheme=url.raw_scheme, host=url.raw_host, port=_port(url), target=url.raw_path
         )
         sent = httpx.Headers(headers)
         sent.update({**_HEADERS, "Host": url.netloc.decode("ascii")})
-        async with self._pool.stream(method, target, headers=sent.raw, content=content) as response:
-            yield response
+        tls = self._tls if url.scheme == "https" else None
+        async with self._slots, self._connector.connection(_host(url), _port(url), tls) as stream:
+            # Not httpcore's pool: it loses a place for each request cancelled while it waits.
+            connection = httpcore.AsyncHTTP11Connection(target.origin, stream)
+            async with connection.stream(
+                method, target, headers=sent.raw, content=content
+            ) as response:
+                yield response
 
     async def _read(self, response: httpcore.Response) -> bytes:
-        _check_headers(response, self._policy.max_bytes)
+        check_headers(response, self._policy.max_bytes)
         data = bytearray()
         async for part in response.aiter_stream():
             data += part
             if len(data) > self._policy.max_bytes:
-                raise _too_large(self._policy.max_bytes)
+                raise too_large(self._policy.max_bytes)
         return bytes(data)
 
     @contextlib.contextmanager
@@ -229,6 +230,10 @@ def _as_invalid_input(field: str) -> Iterator[None]:
         raise InvalidInputError(field, error.problem, error.allowed) from error
 
 
+def _host(url: httpx.URL) -> str:
+    return url.raw_host.decode("ascii")
+
+
 def _port(url: httpx.URL) -> int:
     return url.port or {"http": 80, "https": 443}[url.scheme]
 
@@ -242,39 +247,12 @@ def _location(url: httpx.URL, response: httpcore.Response) -> str:
 
 
 def _network_problem(error: Exception) -> str:
-    causes = (error, error.__cause__)
+    causes = (error, error.__cause__)  # httpcore wraps what TLS raises
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
         return "the certificate of the URL's host is not valid or not trusted"
     if any(isinstance(cause, ssl.SSLError) for cause in causes):
         return "the URL's host does not speak TLS as it should"
     return "the URL's host cannot be reached or broke off"
-
-
-def _check_headers(response: httpcore.Response, max_bytes: int) -> None:
-    if response.status != 200:
-        raise RefusedUrlError(f"the URL answers with status {response.status}", ALLOWED_PICTURE)
-    headers = httpx.Headers(response.headers)
-    if headers.get("content-encoding", "identity").strip().lower() != "identity":
-        raise RefusedUrlError("the answer is compressed", "an answer without Content-Encoding")
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if _OTHER_TYPE.fullmatch(kind):
-        raise RefusedUrlError("the answer is declared as no picture", ALLOWED_PICTURE)
-    # The HTTP parser has refused what is not one number.
-    if int(headers.get("content-length", "0")) > max_bytes:
-        raise _too_large(max_bytes)
-
-
-def _too_large(max_bytes: int) -> RefusedUrlError:
-    return RefusedUrlError("the file at the URL is too large", f"at most {max_bytes} bytes")
-
-
-def _check_picture(data: bytes) -> None:
-    try:
-        file = read_picture_file(data)
-    except DamagedFileError as error:
-        raise RefusedUrlError(f"the picture is damaged: {error}", ALLOWED_PICTURE) from error
-    if file is None:
-        raise RefusedUrlError("the file at the URL is not a picture", ALLOWED_PICTURE)
 
 
 async def _read_a_little(response: httpcore.Response) -> None:

@@ -24,7 +24,7 @@ from backdrop_server.gateway.runner import Runner
 from backdrop_server.gateway.store import Store
 from backdrop_server.gateway.submissions import Submissions
 from backdrop_server.gateway.sweeper import Sweeper
-from backdrop_server.gateway.tritons import GrpcTriton, TritonPool
+from backdrop_server.gateway.tritons import HttpTriton, TritonPool
 from backdrop_server.gateway.webhooks import Webhooks
 from backdrop_server.gateway.workflows import Workflows
 from backdrop_server.settings import Settings
@@ -42,7 +42,7 @@ class Gateway:
         self.metrics = metrics
         self.database = Database(settings.database_url)
         self.store = Store(settings.store_url, settings.store_options)
-        tritons = [GrpcTriton(url) for url in settings.triton_url]
+        tritons = [HttpTriton(url) for url in settings.triton_url]
         self.pool = TritonPool(tritons, settings.max_in_flight)
         self.presence = Presence(settings, self.database)
         self.admission = Admission(self.pool, settings.max_waiting)

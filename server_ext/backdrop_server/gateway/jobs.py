@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
 from backdrop_server.contract import ReplaceOptions
 from backdrop_server.errors import InvalidInputError
 from backdrop_server.gateway import ledger
+from backdrop_server.gateway.money import seconds_paid
 from backdrop_server.gateway.tables import gateways, jobs
 
 OPEN = ("QUEUED", "PROCESSING")
@@ -189,9 +190,9 @@ def complete(
     The bill is never above the reservation; the rest of that is released.
     """
     values = {"status": "COMPLETED", "result": json.dumps(result)}
-    if not _end(connection, job_id, attempt, seconds, values):
+    if not _end(connection, job_id, attempt, values):
         return None
-    return _settle(connection, job_id, bill)
+    return _settle(connection, job_id, seconds, bill)
 
 
 def fail(
@@ -210,27 +211,26 @@ def fail(
     cancelled one.
     """
     values = {"status": "FAILED", "error": error, "error_status": status}
-    if not _end(connection, job_id, attempt, seconds, values):
+    if not _end(connection, job_id, attempt, values):
         return None
-    return _settle(connection, job_id, bill)
+    return _settle(connection, job_id, seconds, bill)
 
 
-def _end(
-    connection: Connection, job_id: str, attempt: int, seconds: float, values: Mapping[str, Any]
-) -> bool:
+def _end(connection: Connection, job_id: str, attempt: int, values: Mapping[str, Any]) -> bool:
     statement = (
         update(jobs)
         .where(and_(jobs.c.id == job_id, jobs.c.status.in_(OPEN), jobs.c.attempt == attempt))
-        .values(ended_at=time.time(), seconds=seconds, **values)
+        .values(ended_at=time.time(), **values)
     )
     return connection.execute(statement).rowcount == 1
 
 
-def _settle(connection: Connection, job_id: str, bill: Decimal) -> Decimal:
+def _settle(connection: Connection, job_id: str, seconds: float, bill: Decimal) -> Decimal:
     billed = ledger.settle(connection, job_id, bill) if bill else Decimal(0)
     if not bill:
         ledger.release(connection, job_id)
-    connection.execute(update(jobs).where(jobs.c.id == job_id).values(billed=billed))
+    paid = {"billed": billed, "seconds": seconds_paid(seconds, bill, billed)}
+    connection.execute(update(jobs).where(jobs.c.id == job_id).values(**paid))
     return billed
 
 

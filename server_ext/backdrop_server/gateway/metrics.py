@@ -11,6 +11,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
+STAGES = ("read", "admit", "wait", "triton", "finish")
+
 
 class Metrics:
     """The gateway's counters, on a page of their own."""
@@ -45,9 +47,14 @@ class Metrics:
             "backdrop_triton_up", "Whether a Triton makes pictures", ["url"], registry=registry
         )
 
+        for state in ("waiting", "in_triton"):  # there from the start, as zeros
+            self.jobs.labels(state)
+        for stage in STAGES:
+            self.stages.labels(stage)
+
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage: read, admit, wait, triton, finish."""
+        """Time one of STAGES."""
         begun = time.monotonic()
         try:
             yield

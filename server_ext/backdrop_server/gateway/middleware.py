@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from backdrop_server.gateway.errors import ServerFailedError
 from backdrop_server.gateway.metrics import Metrics
 
 log = logging.getLogger("backdrop.access")
@@ -50,9 +51,10 @@ class Around:
             status = _NOBODY_THERE
         except Exception as error:
             log.error("a request failed", exc_info=error, extra=_named(scope))
+            self._metrics.errors.labels("server").inc()
             if status:
                 raise
-            sentence = f"the server failed; its log says why under {state['request_id']}"
+            sentence = str(ServerFailedError(state["request_id"]))
             await JSONResponse({"error": sentence}, 500)(scope, receive, send_named)
         finally:
             self._note(scope, status, time.monotonic() - begun_at)

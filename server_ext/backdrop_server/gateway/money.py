@@ -58,6 +58,11 @@ def price(seconds: float, per_second: Decimal) -> Decimal:
         return (measured * per_second).quantize(_BILLIONTH, ROUND_CEILING)
 
 
+def seconds_paid(seconds: float, bill: Decimal, billed: Decimal) -> float:
+    """What of ``seconds``, whose price is ``bill``, the ``billed`` credits pay for."""
+    return seconds * float(billed / bill) if bill else seconds
+
+
 def parse_credits(field: str, text: str) -> Decimal:
     """The amount that a person wrote, e.g. ``10`` or ``-0.25``."""
     allowed = f"a decimal number between ±{MAX_CREDITS} with at most nine decimal places"

@@ -64,11 +64,13 @@ def errors(*statuses: int) -> dict[int | str, Any]:
     for status in statuses:
         answer: Schema = {
             "description": _MEANINGS[status],
+            "headers": headers(),
             "content": {"application/json": {"schema": ERROR}},
         }
         if status in {429, 503}:
-            answer["headers"] = {
-                "Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}
+            seconds: Schema = {"type": "integer", "minimum": 1}
+            answer["headers"] |= {
+                "Retry-After": {"schema": seconds, "required": True, "description": "Seconds."}
             }
         found[status] = answer
     return found
@@ -76,7 +78,17 @@ def errors(*statuses: int) -> dict[int | str, Any]:
 
 def json_answer(description: str, schema: Schema) -> Schema:
     """A response of JSON."""
-    return {"description": description, "content": {"application/json": {"schema": schema}}}
+    content = {"application/json": {"schema": schema}}
+    return {"description": description, "headers": headers(), "content": content}
+
+
+def headers(named: Mapping[str, str] = {}) -> Schema:
+    """Headers that an answer always has, by name with what each says; every answer has its id."""
+    named = {"x-request-id": "What the log knows this request by.", **named}
+    return {
+        name: {"schema": {"type": "string"}, "required": True, "description": text}
+        for name, text in named.items()
+    }
 
 
 def body(schema: Schema, example: Mapping[str, Any]) -> Schema:
@@ -85,40 +97,44 @@ def body(schema: Schema, example: Mapping[str, Any]) -> Schema:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def replace_schema() -> Schema:
-    """The body of ``bg-replace``, v1 and v2."""
-    return _object(
-        {
-            "image": _picture("The product."),
-            "ref_image": _picture("The wanted surroundings."),
-            "mask_image": _optional(_picture("White: repaint, black: keep; the photo's size.")),
-            "prompt": _text("What the surroundings are."),
-            "negative_prompt": _optional(_text("What they are not.")),
-            **{name: _number(name) for name in NUMBERS},
-            "scheduler": _optional(
-                {
-                    "type": "string",
-                    "enum": list(SCHEDULERS),
-                    "default": ReplaceOptions("").scheduler,
-                }
-            ),
-            "preserve_subject": _flag(True, "False: the model's raw output at its working size."),
-            "output_format": _optional(
-                {"type": "string", "enum": list(OUTPUT_FORMATS), "default": "jpeg"}
-            ),
-            "base64": _flag(None, "JSON with base64 in place of bytes (v1) or links (v2)."),
-            "dry_run": _flag(False, "Only check the request and say what it would cost."),
-            "webhook_url": _optional(
-                {
-                    "type": "string",
-                    "format": "uri",
-                    "maxLength": MAX_URL_CHARACTERS,
-                    "description": "v2: where to send the result; signed.",
-                }
-            ),
-        },
-        required=("image", "ref_image", "prompt"),
-    )
+def replace_schema(*, webhook: bool = True) -> Schema:
+    """The body of ``bg-replace``; v1 has no ``webhook``."""
+    fields = _replace_fields()
+    if not webhook:
+        del fields["webhook_url"]
+    return _object(fields, required=("image", "ref_image", "prompt"))
+
+
+def _replace_fields() -> Schema:
+    return {
+        "image": _picture("The product."),
+        "ref_image": _picture("The wanted surroundings."),
+        "mask_image": _optional(_picture("White: repaint, black: keep; the photo's size.")),
+        "prompt": _text("What the surroundings are."),
+        "negative_prompt": _optional(_text("What they are not.")),
+        **{name: _number(name) for name in NUMBERS},
+        "scheduler": _optional(
+            {
+                "type": "string",
+                "enum": list(SCHEDULERS),
+                "default": ReplaceOptions("").scheduler,
+            }
+        ),
+        "preserve_subject": _flag(True, "False: the model's raw output at its working size."),
+        "output_format": _optional(
+            {"type": "string", "enum": list(OUTPUT_FORMATS), "default": "jpeg"}
+        ),
+        "base64": _flag(None, "JSON with base64 in place of bytes (v1) or links (v2)."),
+        "dry_run": _flag(False, "Only check the request and say what it would cost."),
+        "webhook_url": _optional(
+            {
+                "type": "string",
+                "format": "uri",
+                "maxLength": MAX_URL_CHARACTERS,
+                "description": "v2: where to send the result; signed.",
+            }
+        ),
+    }
 
 
 def matte_schema() -> Schema:
@@ -172,6 +188,7 @@ def _picture(what: str) -> Schema:
     form = "as base64, data URI or http(s) URL"
     return {
         "type": "string",
+        "format": "picture",
         "minLength": 1,
         "description": f"{what} A PNG, JPEG, GIF or WebP file {form}, {limits}.",
     }
@@ -195,6 +212,8 @@ def _flag(default: bool | None, what: str) -> Schema:
 
 def _optional(schema: Schema) -> Schema:
     """Null stands for absent."""
+    if "format" in schema:  # which null does not have
+        return {"anyOf": [schema, {"type": "null"}]}
     nullable = schema | {"type": [schema["type"], "null"]}
     if "enum" in schema:
         nullable["enum"] = [*schema["enum"], None]

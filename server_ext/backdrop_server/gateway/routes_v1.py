@@ -12,7 +12,7 @@ from typing import TypeVar, cast
 from fastapi import APIRouter, Request, Response
 
 from backdrop_server.errors import BackdropError, CancelledError, InvalidInputError
-from backdrop_server.gateway import jobs, openapi
+from backdrop_server.gateway import jobs, openapi, openapi_answers
 from backdrop_server.gateway.answers import Money, pictures_answer, quote_answer
 from backdrop_server.gateway.entrance import (
     IdempotencyKey,
@@ -20,7 +20,7 @@ from backdrop_server.gateway.entrance import (
     admitted,
     gateway_of,
 )
-from backdrop_server.gateway.errors import FailedJobError
+from backdrop_server.gateway.errors import FailedJobError, NotFoundError
 from backdrop_server.gateway.gateway import Gateway
 from backdrop_server.gateway.jobs import Job, NewJob
 from backdrop_server.gateway.keys import Key
@@ -30,22 +30,7 @@ from backdrop_server.gateway.submissions import Submission
 T = TypeVar("T")
 _LOOK_AGAIN = 0.25
 """Seconds between looks whether the caller is still there, or another gateway's job has ended."""
-_ANSWERS: openapi.Schema = {
-    "description": "The picture, or JSON with base64: `image`, or `images` for several samples.",
-    "headers": {
-        name: {"schema": {"type": "string"}, "description": text}
-        for name, text in (
-            ("x-remaining-credits", "The key's balance."),
-            ("x-credits-consumed", "The bill of this request."),
-            ("x-seed", "All seeds, with commas."),
-        )
-    },
-    "content": {
-        **{f"image/{kind}": {"schema": {"type": "string", "format": "binary"}}
-           for kind in ("jpeg", "png", "webp")},
-        "application/json": {"schema": {"type": "object"}},
-    },
-}  # fmt: skip
+_GONE = "the results of this request are gone"
 router = APIRouter(tags=["v1"])
 
 
@@ -53,8 +38,11 @@ router = APIRouter(tags=["v1"])
     "/v1/bg-replace",
     summary="Replace the background and wait for the picture",
     response_class=Response,
-    responses={200: _ANSWERS, **openapi.errors(400, 401, 406, 413, 415, 429, 500, 503)},
-    openapi_extra=openapi.body(openapi.replace_schema(), openapi.replace_example()),
+    responses={
+        200: openapi_answers.waited_for(),
+        **openapi.errors(400, 401, 404, 406, 413, 415, 429, 500, 503),
+    },
+    openapi_extra=openapi.body(openapi.replace_schema(webhook=False), openapi.replace_example()),
 )
 async def replace_and_wait(
     request: Request, key: RatedKey, idempotency_key: IdempotencyKey
@@ -146,7 +134,10 @@ async def _wait_for_stored(
     job = await ended_job(gateway, request, job_id)
     if job.status == "FAILED":
         raise FailedJobError(job.error or "", job.error_status or 500)
-    images = [await gateway.store.get(job.id, name) for name in job.result["names"]]
+    try:
+        images = [await gateway.store.get(job.id, name) for name in job.result["names"]]
+    except FileNotFoundError:
+        raise NotFoundError(_GONE) from None
     money = Money(await gateway.submissions.balance(key), job.billed or Decimal(0))
     return pictures_answer(
         images,
@@ -173,5 +164,5 @@ async def ended_job(gateway: Gateway, request: Request, job_id: str) -> Job:
         if await request.is_disconnected():
             raise CancelledError("the caller went away")
     if job is None or job.swept_at is not None:
-        raise FailedJobError("the results of this request are gone", 404)
+        raise NotFoundError(_GONE)
     return job

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from PIL import Image
 
-from backdrop_server.gateway import jobs, openapi
+from backdrop_server.gateway import jobs, openapi, openapi_answers
 from backdrop_server.gateway.answers import (
     MEDIA_TYPES,
     Money,
@@ -36,26 +36,7 @@ from backdrop_server.gateway.runner import read, write
 _EVENT_PAUSE = 0.25
 _KEEP_ALIVE = 15.0
 """Seconds after which a silent stream says something, for the sake of proxies between."""
-_SUBMITTED: openapi.Schema = {
-    "type": "object",
-    "description": "`request_id`, `status`, `poll_url`, `status_url`, `response_url`; or a quote.",
-}
-_STATUS: openapi.Schema = {
-    "type": "object",
-    "required": ["request_id", "status"],
-    "properties": {
-        "request_id": {"type": "string"},
-        "status": {"enum": ["QUEUED", "PROCESSING", "COMPLETED", "FAILED"]},
-        "error": {"type": "string"},
-        "progress": {"type": "object"},
-        "output": {"type": ["array", "null"], "items": {"type": "string"}},
-    },
-}
-_JOB = {
-    200: openapi.json_answer("The job.", _STATUS),
-    422: openapi.json_answer("The job has FAILED; `error` says why.", _STATUS),
-    **openapi.errors(401, 404, 500),
-}
+_JOB_ERRORS = openapi.errors(401, 404, 500, 503)
 router = APIRouter(tags=["v2"])
 
 
@@ -63,7 +44,7 @@ router = APIRouter(tags=["v2"])
     "/v2/bg-replace",
     summary="Submit a request and poll for its result",
     responses={
-        200: openapi.json_answer("Submitted; or, with `dry_run`, what it would cost.", _SUBMITTED),
+        200: openapi_answers.submitted(),
         **openapi.errors(400, 401, 406, 413, 415, 429, 500, 503),
     },
     openapi_extra=openapi.body(openapi.replace_schema(), openapi.replace_example()),
@@ -93,10 +74,7 @@ async def submit(request: Request, key: RatedKey, idempotency_key: IdempotencyKe
     summary="The matte alone",
     response_class=Response,
     responses={
-        200: {
-            "description": "PNG, 8-bit grey, the photo's size; white is product.",
-            "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
-        },
+        200: openapi_answers.file("8-bit grey, the photo's size; white is product.", "image/png"),
         **openapi.errors(400, 401, 413, 415, 429, 500, 503),
     },
     openapi_extra=openapi.body(openapi.matte_schema(), openapi.matte_example()),
@@ -134,14 +112,22 @@ async def own_job(request: Request, key: AnyKey, job_id: JobId) -> Job:
 OwnJob = Annotated[Job, Depends(own_job)]
 
 
-@router.get("/v2/requests/{job_id}/status", summary="Where a job is", responses=_JOB)
+@router.get(
+    "/v2/requests/{job_id}/status",
+    summary="Where a job is",
+    responses={**openapi_answers.STATUS, **_JOB_ERRORS},
+)
 async def status(request: Request, job: OwnJob) -> JSONResponse:
     """QUEUED, PROCESSING, COMPLETED or FAILED, with progress and a preview."""
     content = await gateway_of(request).answers.status(job)
     return JSONResponse(content, status_code(job))
 
 
-@router.get("/v2/requests/{job_id}", summary="A job's result", responses=_JOB)
+@router.get(
+    "/v2/requests/{job_id}",
+    summary="A job's result",
+    responses={**openapi_answers.RESULT, **_JOB_ERRORS},
+)
 async def result(request: Request, job: OwnJob) -> JSONResponse:
     """`output`: links to the pictures, or base64 where the job asked for it."""
     content = await gateway_of(request).answers.result(job)
@@ -151,7 +137,7 @@ async def result(request: Request, job: OwnJob) -> JSONResponse:
 @router.delete(
     "/v2/requests/{job_id}",
     summary="Cancel a job",
-    responses={200: openapi.json_answer("The job.", _STATUS), **openapi.errors(401, 404, 500)},
+    responses={**openapi_answers.CANCELLED, **_JOB_ERRORS},
 )
 async def cancel(request: Request, job: OwnJob) -> JSONResponse:
     """It ends as FAILED and pays for the steps that it had; one that has ended stays as it is."""
@@ -180,11 +166,8 @@ async def _find(gateway: Gateway, job_id: str) -> Job | None:
     summary="A job's status as server-sent events",
     response_class=StreamingResponse,
     responses={
-        200: {
-            "description": "Events named `status`; the last one says COMPLETED or FAILED.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
-        },
-        **openapi.errors(401, 404, 500),
+        **openapi_answers.EVENTS,
+        **_JOB_ERRORS,
     },
 )
 async def events(request: Request, job: OwnJob) -> StreamingResponse:
@@ -220,13 +203,7 @@ async def _events(gateway: Gateway, job: Job) -> AsyncIterator[str]:
     summary="A picture by its signed link",
     response_class=Response,
     responses={
-        200: {
-            "description": "The picture.",
-            "content": {
-                kind: {"schema": {"type": "string", "format": "binary"}}
-                for kind in MEDIA_TYPES.values()
-            },
-        },
+        200: openapi_answers.file("The picture.", *MEDIA_TYPES.values()),
         **openapi.errors(404, 500),
     },
 )
@@ -255,8 +232,8 @@ async def picture(
     "/v2/webhook-secret",
     summary="The secret that signs your webhooks",
     responses={
-        200: openapi.json_answer("The secret.", {"type": "object", "required": ["secret"]}),
-        **openapi.errors(401, 500),
+        200: openapi_answers.SECRET,
+        **openapi.errors(401, 500, 503),
     },
 )
 async def webhook_secret(request: Request, key: AnyKey) -> JSONResponse:

@@ -16,20 +16,20 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from backdrop_client.triton import Replaced
-from backdrop_server.errors import (
-    BackdropError,
-    CancelledError,
-    SetupError,
-    UnavailableError,
-)
+from backdrop_server.errors import BackdropError, CancelledError, SetupError, UnavailableError
 from backdrop_server.gateway import jobs
 from backdrop_server.gateway.database import Database
-from backdrop_server.gateway.errors import EndedElsewhereError, LostError, status_of
+from backdrop_server.gateway.errors import (
+    EndedElsewhereError,
+    LostError,
+    ServerFailedError,
+    status_of,
+)
 from backdrop_server.gateway.estimates import Estimator
 from backdrop_server.gateway.jobs import JobRequest
 from backdrop_server.gateway.live import Live, Pictures
 from backdrop_server.gateway.metrics import Metrics
-from backdrop_server.gateway.money import plain, price
+from backdrop_server.gateway.money import price, seconds_paid
 from backdrop_server.gateway.store import Store
 from backdrop_server.gateway.tritons import Triton, TritonPool, replace_within
 from backdrop_server.settings import Settings
@@ -195,7 +195,8 @@ class Runner:
         if live.request_id is not None:  # perhaps it still runs in the Triton that was lost
             await self._cancel_everywhere(live.request_id)
         live.triton, live.request_id = triton, f"{live.job_id}.{attempt}"
-        self._log("attempt begun", live, triton=triton.url)
+        extra = {"job": live.job_id, "attempt": attempt, "triton": triton.url}
+        log.info("attempt begun", extra=extra)
         return live.request_id
 
     async def _cancel_everywhere(self, request_id: str) -> None:
@@ -222,7 +223,7 @@ class Runner:
         if billed is None:
             raise EndedElsewhereError("another gateway has taken the request over")
         self.estimator.learn(request.expected_loop_seconds, float(answer.report["engine_seconds"]))
-        self._count_end(live, "COMPLETED", seconds, billed)
+        self._count_end("COMPLETED", seconds_paid(seconds, bill, billed), billed)
         return Pictures(answer, billed)
 
     async def _failed(self, live: Live, error: Exception) -> BackdropError:
@@ -231,9 +232,9 @@ class Runner:
             return error
         if self._is_leaving and not live.is_cancelled:
             return UnavailableError("the server stops; retry later")
-        if not isinstance(error, BackdropError):
+        if not isinstance(error, BackdropError) or status_of(error) == 500:
             log.error("a job failed", exc_info=error, extra={"job": live.job_id})
-            error = BackdropError("the server failed at this request; its log says why")
+            error = ServerFailedError(live.job_id)
         seconds = await self._seconds_had(live) if isinstance(error, CancelledError) else 0.0
         bill = price(seconds, self._settings.price_per_second)
         status, text = status_of(error), str(error)
@@ -248,8 +249,8 @@ class Runner:
                 bill=bill,
             )
         )
-        if billed is not None:
-            self._count_end(live, "FAILED", seconds, billed)
+        billed = billed or Decimal(0)
+        self._count_end("FAILED", seconds_paid(seconds, bill, billed), billed)
         return error
 
     async def _seconds_had(self, live: Live) -> float:

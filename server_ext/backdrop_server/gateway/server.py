@@ -24,7 +24,7 @@ _GRACE = 30
 def run_gateway(settings: Settings) -> None:
     """Serve until SIGTERM or Ctrl-C. Raises SetupError with the reason where it cannot start."""
     if not settings.triton_url:
-        raise SetupError("setting triton_url: it is empty; allowed: host:port of a Triton's gRPC")
+        raise SetupError("setting triton_url: it is empty; allowed: host:port of a Triton's HTTP")
     listener = _listen(settings)
     host, port = listener.getsockname()[:2]
     settings = settings.model_copy(update={"port": port})

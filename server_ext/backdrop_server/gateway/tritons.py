@@ -1,4 +1,9 @@
-"""The Tritons behind the gateway: calls over gRPC, their errors, and which one gets the next job."""
+"""The Tritons behind the gateway: calls, their errors, and which one gets the next job.
+
+Over HTTP: where a gRPC client vanishes, Triton 24.10 cancels what it had in an ensemble, and crashes on
+a burst of that, for every other client too. A dropped HTTP connection it does not notice; what a dead
+gateway has left there is cancelled through `control` by the one that takes over.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +15,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-import tritonclient.grpc as grpcclient
-import tritonclient.grpc.aio as grpcaio
+import aiohttp
+import tritonclient.http as httpclient
+import tritonclient.http.aio as httpaio
 from tritonclient.utils import InferenceServerException
 
 from backdrop_client.triton import MODEL, OUTPUTS, Replaced, infer_inputs, read_result
@@ -30,6 +36,8 @@ CONTROL_SECONDS = 3.0
 CANCEL_GRACE = 30.0
 """Seconds in which a cancelled request must have come back."""
 _FULL_PAUSE = 0.5
+_DAY = 86_400.0
+"""Seconds; how long a request may take is settled elsewhere."""
 _ENSEMBLE = re.compile(r"^in ensemble '\w+', ")
 _STUB_IS_DEAD = "tub process"
 
@@ -61,18 +69,19 @@ class Triton(Protocol):
         """Close the connection."""
 
 
-class GrpcTriton:
-    """A Triton at a gRPC address."""
+class HttpTriton:
+    """A Triton at the address of its HTTP port."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.in_flight = 0
         self.is_up = False
         self.costs: Costs | None = None
-        self._client: Any = grpcaio.InferenceServerClient(url)
+        self._patient: Any = httpaio.InferenceServerClient(url, conn_timeout=_DAY, conn_limit=0)
+        self._quick: Any = httpaio.InferenceServerClient(url, conn_timeout=CONTROL_SECONDS)
 
     async def replace(self, request_id: str, fields: Mapping[str, object]) -> Replaced:
-        """See ``Triton``. No time limit: Triton 24.10 can crash on cancelled calls."""
+        """See ``Triton``."""
         result = await self._infer(MODEL, fields, OUTPUTS, request_id)
         return read_result(result)
 
@@ -85,18 +94,19 @@ class GrpcTriton:
         """See ``Triton``."""
         inputs = []
         for name, value in (("action", action), ("target", request_id)):
-            item = grpcclient.InferInput(name, [1, 1], "BYTES")
+            item = httpclient.InferInput(name, [1, 1], "BYTES")
             item.set_data_from_numpy(_text(value))
             inputs.append(item)
         with _named_errors():
-            result = await self._client.infer("control", inputs, client_timeout=CONTROL_SECONDS)
+            result = await self._quick.infer("control", inputs)
         status: dict[str, Any] = json.loads(result.as_numpy("status")[0, 0])
         return {**status, "preview": bytes(result.as_numpy("preview")[0, 0])}
 
     async def probe(self) -> None:
         """See ``Triton``."""
         try:
-            ready = await self._client.is_server_ready(client_timeout=CONTROL_SECONDS)
+            with _named_errors():
+                ready = await self._quick.is_server_ready()
             if ready and not (self.is_up and self.costs):
                 facts = await self.control("facts", "gateway")
                 facts.pop("preview")
@@ -104,22 +114,23 @@ class GrpcTriton:
             elif ready:
                 await self.control("status", "gateway")
             self.is_up = bool(ready)
-        except (BackdropError, InferenceServerException):
+        except BackdropError:
             self.is_up = False
 
     async def close(self) -> None:
         """See ``Triton``."""
-        await self._client.close()
+        await self._patient.close()
+        await self._quick.close()
 
     async def _infer(
         self, model: str, fields: Mapping[str, object], outputs: Sequence[str], request_id: str
     ) -> Any:
         with _named_errors():
-            return await self._client.infer(
+            return await self._patient.infer(
                 model,
-                infer_inputs(grpcclient, fields),
+                infer_inputs(httpclient, fields),
                 request_id=request_id,
-                outputs=[grpcclient.InferRequestedOutput(name) for name in outputs],
+                outputs=[httpclient.InferRequestedOutput(name) for name in outputs],
             )
 
 
@@ -136,20 +147,22 @@ def _named_errors() -> Any:
         yield
     except InferenceServerException as error:
         raise _named(error) from None
+    except (aiohttp.ClientError, asyncio.TimeoutError, OSError):
+        raise LostError("Triton was lost under the request") from None
 
 
 def _named(error: InferenceServerException) -> BackdropError:
     message = _ENSEMBLE.sub("", error.message() or "")
-    status = (error.status() or "").rpartition(".")[2]
-    if status == "INVALID_ARGUMENT":
+    status = error.status()
+    if status == "400":
         field, _, rest = message.partition(": ")
         problem, _, allowed = rest.partition("; allowed: ")
         return InvalidInputError(field, problem, allowed) if allowed else BackdropError(message)
-    if status == "CANCELLED" and "cancelled" in message:
+    if status == "499":
         return CancelledError(message)
-    if status == "UNAVAILABLE" and "retry later" in message:
+    if status == "503" and "retry later" in message:
         return FullError(message)
-    if status in {"UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED"} or _STUB_IS_DEAD in message:
+    if status == "503" or _STUB_IS_DEAD in message:
         return LostError("Triton was lost under the request")
     return BackdropError("the server failed at this request; its log says why")
 
@@ -264,8 +277,8 @@ async def replace_within(
 ) -> Replaced:
     """Make pictures in at most ``seconds``; past them the request is cancelled in Triton.
 
-    The call itself is left to come back, since Triton does not survive cancelled calls well; one
-    that does not is given up after a grace time. Raises UnavailableError, and as ``Triton.replace``.
+    The call itself is left to come back with what was done; one that does not is given up after a
+    grace time. Raises UnavailableError, and as ``Triton.replace``.
     """
     call = asyncio.ensure_future(_replace_when_not_full(triton, request_id, fields))
     try:

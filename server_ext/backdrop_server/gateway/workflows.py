@@ -15,6 +15,7 @@ from typing import Any
 import anyio.to_thread
 from dbos import DBOS, DBOSConfig, SetWorkflowID
 
+from backdrop_server.errors import InvalidInputError
 from backdrop_server.settings import Settings
 
 VERSION = "jobs-1"
@@ -43,6 +44,7 @@ class Workflows:
             max_attempts=settings.webhook_attempts,
             interval_seconds=settings.webhook_backoff,
             backoff_rate=2.0,
+            should_retry=lambda problem: not isinstance(problem, InvalidInputError),
         )(_named(deliver, "deliver_webhook"))
         job = _named(self._job, "job")
         self._workflow = DBOS.workflow(name="job", max_recovery_attempts=1000)(job)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import ctypes
 import dataclasses
 import errno
 import http.client
@@ -12,7 +11,6 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -23,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from backdrop_server.child_processes import spawn
 from backdrop_server.errors import SetupError
 from backdrop_server.triton.board import SHM_FOLDER, Board, board_path
 from backdrop_server.triton.install import TritonInstall, find_tritonserver
@@ -39,7 +38,6 @@ _IDLE_CLIENTS = "HTTP service connections"
 _IDLE_GRACE = 1.0
 """Seconds that an answer may take to its client after `postprocess` is done with it."""
 _TRITON_SCRATCH = Path("/tmp")  # noqa: S108 (where Triton makes python_env_*, whatever TMPDIR says)
-_PR_SET_PDEATHSIG = 1
 _EVERY_ADDRESS = "0.0.0.0"  # noqa: S104 (only where the operator asks for it)
 
 
@@ -207,11 +205,11 @@ class TritonServer:
         finally:
             connection.close()
 
-    def wait(self) -> int:
-        """Wait until the server's process ends; its exit status."""
+    def poll(self) -> int | None:
+        """The exit status of the server's process; None while it runs."""
         if self._process is None:
             raise SetupError("the server is not started")
-        return self._process.wait()
+        return self._process.poll()
 
     def __enter__(self) -> TritonServer:
         self.start()
@@ -283,21 +281,13 @@ def _open_log(path: Path) -> IO[str]:
 
 
 def _spawn(install: TritonInstall, command: list[str]) -> subprocess.Popen[str]:
-    libc = ctypes.CDLL(None)
-
-    def die_with_parent() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-    return subprocess.Popen(
+    return spawn(
         command,
         env=install.environment(),
-        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        start_new_session=True,  # a group of its own, so that its stubs can be ended with it
-        preexec_fn=die_with_parent,  # noqa: PLW1509 (one libc call; nothing else runs there)
     )
 
 
