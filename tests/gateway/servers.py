@@ -6,11 +6,12 @@ import base64
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import httpx
 from backdrop_server.gateway import keys, ledger
 from backdrop_server.gateway.database import Database
 from backdrop_server.settings import load_settings
+from backdrop_server.triton.launcher import TritonServer
 from tests import pictures
 
 START_SECONDS = 60.0
@@ -113,6 +115,24 @@ def gateway_process(folder: Path, triton_url: str, **settings: object) -> Iterat
     finally:
         if gateway.process is not None and gateway.process.poll() is None:
             gateway.stop()
+
+
+@contextlib.contextmanager
+def held(server: TritonServer) -> Iterator[None]:
+    """The server and its stubs take no step."""
+    os.killpg(server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.killpg(server.pid, signal.SIGCONT)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Look again and again whether ``condition`` holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"it did not come to pass in {seconds} s"
+        time.sleep(0.05)
 
 
 def body(**fields: Any) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from backdrop_server.gateway.estimates import Estimator
 from backdrop_server.gateway.jobs import JobRequest
 from backdrop_server.gateway.live import Live, Pictures
 from backdrop_server.gateway.metrics import Metrics
-from backdrop_server.gateway.money import price, seconds_paid
+from backdrop_server.gateway.money import plain, price, seconds_paid
 from backdrop_server.gateway.store import Store
 from backdrop_server.gateway.tritons import Triton, TritonPool, replace_within
 from backdrop_server.settings import Settings
@@ -195,8 +195,7 @@ class Runner:
         if live.request_id is not None:  # perhaps it still runs in the Triton that was lost
             await self._cancel_everywhere(live.request_id)
         live.triton, live.request_id = triton, f"{live.job_id}.{attempt}"
-        extra = {"job": live.job_id, "attempt": attempt, "triton": triton.url}
-        log.info("attempt begun", extra=extra)
+        self._log("attempt begun", live, triton=triton.url)
         return live.request_id
 
     async def _cancel_everywhere(self, request_id: str) -> None:
@@ -223,7 +222,7 @@ class Runner:
         if billed is None:
             raise EndedElsewhereError("another gateway has taken the request over")
         self.estimator.learn(request.expected_loop_seconds, float(answer.report["engine_seconds"]))
-        self._count_end("COMPLETED", seconds_paid(seconds, bill, billed), billed)
+        self._count_end(live, "COMPLETED", seconds_paid(seconds, bill, billed), billed)
         return Pictures(answer, billed)
 
     async def _failed(self, live: Live, error: Exception) -> BackdropError:
@@ -249,8 +248,8 @@ class Runner:
                 bill=bill,
             )
         )
-        billed = billed or Decimal(0)
-        self._count_end("FAILED", seconds_paid(seconds, bill, billed), billed)
+        if billed is not None:
+            self._count_end(live, "FAILED", seconds_paid(seconds, bill, billed), billed)
         return error
 
     async def _seconds_had(self, live: Live) -> float:

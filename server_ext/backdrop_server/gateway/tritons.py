@@ -158,7 +158,7 @@ def _named(error: InferenceServerException) -> BackdropError:
         field, _, rest = message.partition(": ")
         problem, _, allowed = rest.partition("; allowed: ")
         return InvalidInputError(field, problem, allowed) if allowed else BackdropError(message)
-    if status == "499":
+    if "the request was cancelled" in message:  # as 500 over HTTP
         return CancelledError(message)
     if status == "503" and "retry later" in message:
         return FullError(message)
