@@ -14,7 +14,7 @@ demo: repository
 	$(BIN)/backdrop demo --repository $(REPOSITORY) --out build/pictures --log-file build/triton.log
 
 serve: repository
-	$(BIN)/backdrop serve --repository $(REPOSITORY) --log-file build/triton.log
+	$(BIN)/backdrop serve --repository $(REPOSITORY) --data-dir build/data --log-file build/triton.log
 
 repository: $(VENV)/.installed
 	$(BIN)/backdrop-export bundle $(BUNDLE) --out build/bundles/$(BUNDLE)
@@ -37,6 +37,7 @@ bench: repository
 	$(BIN)/python -m benchmarks.engines --bundle build/bundles/demo
 	$(BIN)/python -m benchmarks.batching --repository build/demo-$(ENGINE)
 	$(BIN)/python -m benchmarks.batching --repository build/tiny-$(ENGINE)
+	$(BIN)/python -m benchmarks.gateway --repository build/tiny-$(ENGINE)
 	$(BIN)/python -m benchmarks.precision --bundle build/bundles/demo \
 		--engine openvino-fp32 --engine openvino-bf16 --engine onnxruntime-fp16 --engine onnxruntime-int8
 	$(BIN)/python -m benchmarks.readme

@@ -31,6 +31,7 @@ def numbers() -> str:
         _engines(engines),
         _batching([batching, tiny]),
         [_REMARK],
+        [_gateway(_read("gateway"))],
         _support(_read("precision-demo")),
         _full_size(_read("full-size-export")),
     ]
@@ -74,6 +75,14 @@ def _batching(results: list[dict[str, Any]]) -> list[str]:
         bundle = result["bundle_and_engine"].partition("-")[0]
         lines.append(f"| {bundle} bundle | {rates[0]:.2f} | {rates[1]:.2f} | {spread} |")
     return lines
+
+
+def _gateway(result: dict[str, Any]) -> str:
+    overhead, count = result["overhead_ms"], result["requests"]
+    return (
+        f"The REST gateway adds {overhead['median']:.1f} ms to a request (median of {count}, 95th "
+        f"percentile {overhead['p95']:.1f} ms; {result['photo']} in base64, JPEG back)."
+    )
 
 
 def _engines(result: dict[str, Any]) -> list[str]:

@@ -108,7 +108,9 @@ class Settings(BaseSettings):
     # Several gateways on one database.
     gateway_id: str = Field("", description="This gateway's own name; empty: made at each start.")
     heartbeat: float = Field(1.0, gt=0, description="Seconds between signs of life.")
-    lapse: float = Field(10.0, gt=0, description="Seconds without one that make a gateway dead.")
+    lapse: float = Field(
+        10.0, gt=0, description="Seconds without one after which a gateway is dead."
+    )
 
     log_level: str = Field(
         "INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Logged from."

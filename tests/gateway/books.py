@@ -49,14 +49,14 @@ def check_books(gateway: GatewayProcess) -> list[Job]:
         assert amounts[job.id, "reserve"] == -job.reserved
         assert amounts[job.id, "release"] == job.reserved
         assert -amounts.get((job.id, "settle"), Decimal(0)) == job.billed
-        assert job.billed in (job.reserved, full_price(gateway, job))
+        assert job.billed == expected_bill(gateway, job)
     return found
 
 
-def full_price(gateway: GatewayProcess, job: Job) -> Decimal:
-    """The job's seconds times the price, exact."""
+def expected_bill(gateway: GatewayProcess, job: Job) -> Decimal:
+    """Seconds times price, exact, and never more than was reserved."""
     assert job.seconds is not None
-    return price(job.seconds, gateway.settings.price_per_second)
+    return min(price(job.seconds, gateway.settings.price_per_second), job.reserved)
 
 
 def _added_up(entries: list[Entry]) -> list[Entry]:

@@ -13,6 +13,7 @@ from benchmarks.readme import with_numbers
 
 from backdrop_export.engines import ENGINE_KINDS
 from backdrop_server.contract import NUMBERS, PUBLIC_INPUTS, SCHEDULERS, ReplaceOptions
+from backdrop_server.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -55,6 +56,17 @@ def test_recorded_pictures_in_half_precision_are_near_those_in_fp32() -> None:
     half = {name: psnr for name, psnr in result["psnr_db"].items() if name.endswith("16")}
     assert half.keys() >= {"openvino-bf16", "onnxruntime-fp16"}
     assert min(value for values in half.values() for value in values) >= 30
+
+
+def test_every_setting_is_in_the_table_with_its_default() -> None:
+    text = (ROOT / "docs" / "gateway.md").read_text()
+    rows = {
+        cells[1].strip(" `"): cells[2].strip()
+        for cells in map(split, text.splitlines())
+        if cells[1:]
+    }
+    for name, field in Settings.model_fields.items():
+        assert rows[name] == str(field.default or "none").replace("()", "none"), name
 
 
 def split(line: str) -> list[str]:

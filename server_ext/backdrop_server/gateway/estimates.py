@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import statistics
 from decimal import Decimal
 
 from backdrop_server.contract import ReplaceOptions, unet_evaluations
@@ -10,8 +12,8 @@ from backdrop_server.costs import Costs
 from backdrop_server.gateway.money import price
 from backdrop_server.working_sizes import working_size
 
-_WEIGHT = 0.2
-"""Of the newest request in the running mean; the first ones count equally."""
+_REMEMBERED = 9
+"""Requests whose median is believed."""
 _FARTHEST = 20.0
 """Most by which measured and built figures are believed to differ, either way."""
 
@@ -29,6 +31,22 @@ class Estimate:
     reservation: Decimal
 
 
+class Correction:
+    """Measured by built seconds: the median of the last requests, so that one hiccup says nothing."""
+
+    def __init__(self) -> None:
+        self._ratios: collections.deque[float] = collections.deque(maxlen=_REMEMBERED)
+
+    @property
+    def factor(self) -> float:
+        """By which built seconds are to be multiplied; 1 before anything was seen."""
+        return statistics.median(self._ratios) if self._ratios else 1.0
+
+    def learn(self, ratio: float) -> None:
+        """Take in one more."""
+        self._ratios.append(ratio)
+
+
 class Estimator:
     """Learns from each finished request how fast the loop really is on this machine now."""
 
@@ -36,8 +54,9 @@ class Estimator:
         """``per_second``: credits; ``headroom``: the reservation as a multiple of the estimate."""
         self._per_second = per_second
         self._headroom = headroom
-        self._correction = 1.0
-        self._seen = 0
+        self._all = Correction()
+        self._by_rows: dict[int, Correction] = {}
+        """Rows of one call share its fixed costs: the more there are, the less each takes."""
 
     def estimate(self, options: ReplaceOptions, photo: tuple[int, int], costs: Costs) -> Estimate:
         """The estimate of a request; ``photo`` is width and height in pixels."""
@@ -45,10 +64,10 @@ class Estimator:
         evaluations = unet_evaluations(
             options.scheduler, options.num_inference_steps, options.strength
         )
-        rows = options.samples * (2 if options.guidance_scale > 1 else 1)
+        rows = rows_of(options)
         loop = costs.loop_seconds(evaluations, rows, width, height)
         fixed = costs.encoding_seconds(width, height, options.samples)
-        seconds = loop * self._correction + fixed
+        seconds = loop * self._by_rows.get(rows, self._all).factor + fixed
         return Estimate(
             evaluations,
             loop,
@@ -58,10 +77,15 @@ class Estimator:
             price(self._headroom * max(seconds, loop + fixed), self._per_second),
         )
 
-    def learn(self, expected_loop_seconds: float, loop_seconds: float) -> None:
-        """Take in a finished request: what the built figures said, and what it took."""
+    def learn(self, rows: int, expected_loop_seconds: float, loop_seconds: float) -> None:
+        """Take in a finished request: its rows, what the built figures said, and what it took."""
         if expected_loop_seconds <= 0 or loop_seconds <= 0:
             return
         ratio = min(max(loop_seconds / expected_loop_seconds, 1 / _FARTHEST), _FARTHEST)
-        self._seen += 1
-        self._correction += max(_WEIGHT, 1 / self._seen) * (ratio - self._correction)
+        for correction in (self._all, self._by_rows.setdefault(rows, Correction())):
+            correction.learn(ratio)
+
+
+def rows_of(options: ReplaceOptions) -> int:
+    """Rows of one UNet evaluation: samples, twice with guidance."""
+    return options.samples * (2 if options.guidance_scale > 1 else 1)

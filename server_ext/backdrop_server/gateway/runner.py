@@ -25,7 +25,7 @@ from backdrop_server.gateway.errors import (
     ServerFailedError,
     status_of,
 )
-from backdrop_server.gateway.estimates import Estimator
+from backdrop_server.gateway.estimates import Estimator, rows_of
 from backdrop_server.gateway.jobs import JobRequest
 from backdrop_server.gateway.live import Live, Pictures
 from backdrop_server.gateway.metrics import Metrics
@@ -221,8 +221,12 @@ class Runner:
         )
         if billed is None:
             raise EndedElsewhereError("another gateway has taken the request over")
-        self.estimator.learn(request.expected_loop_seconds, float(answer.report["engine_seconds"]))
-        self._count_end(live, "COMPLETED", seconds_paid(seconds, bill, billed), billed)
+        self.estimator.learn(
+            rows_of(request.options),
+            request.expected_loop_seconds,
+            float(answer.report["engine_seconds"]),
+        )
+        self._count_end("COMPLETED", seconds_paid(seconds, bill, billed), billed)
         return Pictures(answer, billed)
 
     async def _failed(self, live: Live, error: Exception) -> BackdropError:

@@ -39,6 +39,7 @@ _FULL_PAUSE = 0.5
 _DAY = 86_400.0
 """Seconds; how long a request may take is settled elsewhere."""
 _ENSEMBLE = re.compile(r"^in ensemble '\w+', ")
+_CANCELLED = "the request was cancelled"
 _STUB_IS_DEAD = "tub process"
 
 
@@ -154,12 +155,12 @@ def _named_errors() -> Any:
 def _named(error: InferenceServerException) -> BackdropError:
     message = _ENSEMBLE.sub("", error.message() or "")
     status = error.status()
+    if _CANCELLED in message:  # under more than one status
+        return CancelledError(message)
     if status == "400":
         field, _, rest = message.partition(": ")
         problem, _, allowed = rest.partition("; allowed: ")
         return InvalidInputError(field, problem, allowed) if allowed else BackdropError(message)
-    if "the request was cancelled" in message:  # as 500 over HTTP
-        return CancelledError(message)
     if status == "503" and "retry later" in message:
         return FullError(message)
     if status == "503" or _STUB_IS_DEAD in message:
