@@ -226,7 +226,7 @@ class Runner:
             request.expected_loop_seconds,
             float(answer.report["engine_seconds"]),
         )
-        self._count_end("COMPLETED", seconds_paid(seconds, bill, billed), billed)
+        self._count_end(live, "COMPLETED", seconds_paid(seconds, bill, billed), billed)
         return Pictures(answer, billed)
 
     async def _failed(self, live: Live, error: Exception) -> BackdropError:
