@@ -29,7 +29,7 @@ from backdrop_server.gateway.estimates import Estimator, rows_of
 from backdrop_server.gateway.jobs import JobRequest
 from backdrop_server.gateway.live import Live, Pictures
 from backdrop_server.gateway.metrics import Metrics
-from backdrop_server.gateway.money import price, seconds_paid
+from backdrop_server.gateway.money import plain, price, seconds_paid
 from backdrop_server.gateway.store import Store
 from backdrop_server.gateway.tritons import Triton, TritonPool, replace_within
 from backdrop_server.settings import Settings
@@ -195,8 +195,7 @@ class Runner:
         if live.request_id is not None:  # perhaps it still runs in the Triton that was lost
             await self._cancel_everywhere(live.request_id)
         live.triton, live.request_id = triton, f"{live.job_id}.{attempt}"
-        extra = {"job": live.job_id, "attempt": attempt, "triton": triton.url}
-        log.info("attempt begun", extra=extra)
+        self._log("attempt begun", live, triton=triton.url)
         return live.request_id
 
     async def _cancel_everywhere(self, request_id: str) -> None:
@@ -227,7 +226,7 @@ class Runner:
             request.expected_loop_seconds,
             float(answer.report["engine_seconds"]),
         )
-        self._count_end("COMPLETED", seconds_paid(seconds, bill, billed), billed)
+        self._count_end(live, "COMPLETED", seconds_paid(seconds, bill, billed), billed)
         return Pictures(answer, billed)
 
     async def _failed(self, live: Live, error: Exception) -> BackdropError:
@@ -253,8 +252,8 @@ class Runner:
                 bill=bill,
             )
         )
-        billed = billed or Decimal(0)
-        self._count_end("FAILED", seconds_paid(seconds, bill, billed), billed)
+        if billed is not None:
+            self._count_end(live, "FAILED", seconds_paid(seconds, bill, billed), billed)
         return error
 
     async def _seconds_had(self, live: Live) -> float:
@@ -267,7 +266,12 @@ class Runner:
             return 0.0
         return float(status["engine_seconds"])
 
-    def _count_end(self, status: str, seconds: float, billed: Decimal) -> None:
+    def _log(self, event: str, live: Live, **extra: object) -> None:
+        named = {"gateway": self._gateway, "job": live.job_id, "attempt": live.attempt}
+        log.info(event, extra=named | extra)
+
+    def _count_end(self, live: Live, status: str, seconds: float, billed: Decimal) -> None:
+        self._log("job ended", live, status=status, seconds=seconds, credits=plain(billed))
         self._metrics.ended.labels(status).inc()
         self._metrics.seconds.inc(seconds)
         self._metrics.credits.inc(float(billed))
