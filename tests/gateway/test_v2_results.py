@@ -90,6 +90,33 @@ def test_base64_in_v2(client: httpx.Client) -> None:
     assert inline["report"]["request_id"] == inline["request_id"]
 
 
+def test_layers_lie_beside_the_pictures(client: httpx.Client) -> None:
+    answers = [
+        wait_for_end(client, submit(client, layers=True, samples=2, **more))
+        for more in ({}, {"base64": True})
+    ]
+    links, texts = ([*a["layers"]["backgrounds"], a["layers"]["shadow"], a["layers"]["subject"]]
+                    for a in answers)  # fmt: skip
+    files = [httpx.get(link).raise_for_status().content for link in links]
+    assert [base64.b64decode(text, validate=True) for text in texts] == files
+    assert len(answers[0]["output"]) == 2
+    first, second, shadow, subject = (Image.open(io.BytesIO(file)) for file in files)
+    assert {layer.mode for layer in (first, second, shadow, subject)} == {"RGBA"}
+    assert first.getextrema()[3] == (255, 255)
+    assert subject.getextrema()[3] == (0, 255)
+    plain = wait_for_end(client, submit(client, samples=2))
+    assert "layers" not in plain
+    assert httpx.get(plain["output"][0]).content == httpx.get(answers[0]["output"][0]).content
+
+
+def test_v1_has_no_layers(client: httpx.Client) -> None:
+    answer = client.post("/v1/bg-replace", json=body(layers=True))
+    assert answer.status_code == 400
+    assert answer.json()["error"] == (
+        "layers: v1 answers with pictures alone; allowed: layers over v2 only"
+    )
+
+
 def test_a_link_needs_no_key_and_its_signature(client: httpx.Client) -> None:
     (link,) = wait_for_end(client, submit(client, output_format="png"))["output"]
     answer = httpx.get(link)

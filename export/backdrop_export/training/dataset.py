@@ -6,6 +6,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import json
+import multiprocessing
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -105,7 +106,8 @@ def _everywhere(
     work: Callable[..., Any], fixed: tuple[Any, ...], starts: range, track: Track
 ) -> list[Any]:
     cores = len(os.sched_getaffinity(0))
-    with concurrent.futures.ProcessPoolExecutor(cores, initializer=_one_thread) as pool:
+    apart = multiprocessing.get_context("spawn")  # OpenCV's threads do not live through a fork
+    with concurrent.futures.ProcessPoolExecutor(cores, apart, _one_thread) as pool:
         results = pool.map(functools.partial(work, *fixed), starts)
         return list(track(results, work.__name__.strip("_").replace("_", " "), len(starts)))
 

@@ -123,15 +123,20 @@ class Answers:
         if job.swept_at is not None:
             raise gone
         try:
-            content["output"] = await self._output(job)
+            content["output"] = await self._files(job, job.result["names"])
+            if "layers" in job.result:
+                *backgrounds, shadow, subject = await self._files(job, job.result["layers"])
+                content["layers"] = {
+                    "backgrounds": backgrounds, "shadow": shadow, "subject": subject
+                }  # fmt: skip
         except FileNotFoundError:  # swept in this very moment
             raise gone from None
         content["seeds"] = job.result["seeds"]
         content["report"] = job.result["report"]
         return content
 
-    async def _output(self, job: Job) -> list[str]:
-        names = job.result["names"]
+    async def _files(self, job: Job, names: Sequence[str]) -> list[str]:
+        """Files of the result: base64 where the job asked for it, else signed links."""
         if job.request.base64:
             files = [await self._store.get(job.id, name) for name in names]
             return [base64.b64encode(file).decode() for file in files]

@@ -37,6 +37,7 @@ class JobRequest:
     webhook_url: str | None
     expected_loop_seconds: float
     """See ``Estimate.loop_seconds``."""
+    layers: bool = False
 
     def to_json(self) -> str:
         """JSON of all fields."""

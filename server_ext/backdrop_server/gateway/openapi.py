@@ -101,10 +101,10 @@ def body(schema: Schema, example: Mapping[str, Any]) -> Schema:
 
 
 def replace_schema(*, webhook: bool = True) -> Schema:
-    """The body of ``bg-replace``; v1 has no ``webhook``."""
+    """The body of ``bg-replace``; v1 has no ``webhook`` and no layers."""
     fields = _replace_fields()
     if not webhook:
-        del fields["webhook_url"]
+        del fields["webhook_url"], fields["layers"]
     return _object(fields, required=("image", "ref_image", "prompt"))
 
 
@@ -130,6 +130,7 @@ def _replace_fields() -> Schema:
         "shadow": _optional({"type": "string", "enum": list(SHADOWS), "default": "off"}),
         "harmonize": _flag(False, "Let the surroundings' light fall on the product's edge."),
         "base64": _flag(None, "JSON with base64 in place of bytes (v1) or links (v2)."),
+        "layers": _flag(False, "v2: background, shadow and product apart, as RGBA PNG files."),
         "dry_run": _flag(False, "Only check the request and say what it would cost."),
         "webhook_url": _optional(
             {

@@ -56,6 +56,7 @@ _RESULT = _closed(
 _RESULT["properties"] |= {
     "metrics": _closed(inference_time={"type": "number"}, billed_seconds={"type": "number"}),
     "credits_consumed": _CREDITS,
+    "layers": _closed(backgrounds={"type": "array", "items": _TEXT}, shadow=_TEXT, subject=_TEXT),
     "seeds": {"type": "array", "items": _COUNT},
     "report": {"type": "object", "description": "What was done, and how long each part took."},
     "error": _TEXT,

@@ -21,7 +21,7 @@ from backdrop_server.picture_files import DamagedFileError, read_picture_file
 
 PICTURES = ("image", "ref_image", "mask_image")
 _OPTIONS = tuple(field.name for field in dataclasses.fields(ReplaceOptions))
-FIELDS = (*PICTURES, *_OPTIONS, "base64", "dry_run", "webhook_url")
+FIELDS = (*PICTURES, *_OPTIONS, "base64", "dry_run", "webhook_url", "layers")
 MATTE_FIELDS = ("image", "mask_image")
 MAX_URL_CHARACTERS = 2048
 _ALLOWED_PICTURE = "base64, a data URI or an http(s) URL of a {} or {} file".format(
@@ -39,6 +39,8 @@ class Body:
     """None: not said."""
     dry_run: bool
     webhook_url: str | None
+    layers: bool
+    """Whether background, shadow and subject are wanted apart."""
 
 
 def read_body(data: bytes) -> Body:
@@ -53,6 +55,7 @@ def read_body(data: bytes) -> Body:
         base64=_flag(values, "base64"),
         dry_run=bool(_flag(values, "dry_run")),
         webhook_url=_webhook_url(values.get("webhook_url")),
+        layers=bool(_flag(values, "layers")),
     )
 
 

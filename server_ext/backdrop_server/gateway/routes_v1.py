@@ -87,6 +87,8 @@ def _check_form(gateway: Gateway, submission: Submission) -> None:
     """Bytes can hold only one picture, and nobody waits twice for one."""
     if submission.body.webhook_url is not None:
         raise InvalidInputError("webhook_url", "v1 answers at once", "webhook_url over v2 only")
+    if submission.body.layers:
+        raise InvalidInputError("layers", "v1 answers with pictures alone", "layers over v2 only")
     if submission.body.options.samples > 1 and not _as_base64(gateway, submission):
         problem = "several pictures do not fit into one picture's bytes"
         raise InvalidInputError("samples", problem, "1, or several with base64 set to true")

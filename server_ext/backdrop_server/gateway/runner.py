@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, TypeVar
 
@@ -30,6 +30,7 @@ from backdrop_server.gateway.jobs import JobRequest
 from backdrop_server.gateway.live import Live, Pictures
 from backdrop_server.gateway.metrics import Metrics
 from backdrop_server.gateway.money import plain, price, seconds_paid
+from backdrop_server.gateway.results import outputs_of, result_of
 from backdrop_server.gateway.store import Store
 from backdrop_server.gateway.tritons import Triton, TritonPool, replace_within
 from backdrop_server.settings import Settings
@@ -142,7 +143,7 @@ class Runner:
         self._count_jobs()
         try:
             fields = _fields(request, await load())
-            answer = await self._answer(live, fields, patience)
+            answer = await self._answer(live, fields, outputs_of(request), patience)
             with self._metrics.stage("finish"):
                 return await self._finish(live, request, answer, keep)
         except Exception as error:
@@ -152,7 +153,9 @@ class Runner:
             live.ended.set()
             self._count_jobs()
 
-    async def _answer(self, live: Live, fields: Mapping[str, object], patience: float) -> Replaced:
+    async def _answer(
+        self, live: Live, fields: Mapping[str, object], outputs: Sequence[str], patience: float
+    ) -> Replaced:
         """Ask a Triton; another one, or the same again, where it was lost under the request."""
         losses = 0
         while True:
@@ -161,17 +164,21 @@ class Runner:
                 self._metrics.stages.labels("wait").observe(time.monotonic() - begun_at)
                 self._count_jobs()
                 try:
-                    return await self._attempt(live, triton, fields)
+                    return await self._attempt(live, triton, fields, outputs)
                 except LostError:
                     losses += 1
                     self._note_loss(live, triton, losses)
 
-    async def _attempt(self, live: Live, triton: Triton, fields: Mapping[str, object]) -> Replaced:
+    async def _attempt(
+        self, live: Live, triton: Triton, fields: Mapping[str, object], outputs: Sequence[str]
+    ) -> Replaced:
         request_id = await self._begin(live, triton)
         if self._is_unwanted(live):
             raise CancelledError("the request was cancelled")
         with self._metrics.stage("triton"):
-            return await replace_within(triton, request_id, fields, self._settings.job_timeout)
+            return await replace_within(
+                triton, request_id, fields, outputs, self._settings.job_timeout
+            )
 
     def _is_unwanted(self, live: Live) -> bool:
         return live.is_cancelled or self._is_leaving
@@ -207,16 +214,14 @@ class Runner:
     async def _finish(
         self, live: Live, request: JobRequest, answer: Replaced, keep: bool
     ) -> Pictures:
-        names = [f"{k}.{request.options.output_format}" for k in range(len(answer.images))]
+        result = result_of(live.job_id, request, answer)
         if keep:
-            await self._store.put(live.job_id, dict(zip(names, answer.images, strict=True)))
+            await self._store.put(live.job_id, result.files)
         seconds = float(answer.report["seconds_billed"])
         bill = price(seconds, self._settings.price_per_second)
-        report = {**answer.report, "request_id": live.job_id}
-        result = {"seeds": answer.seeds, "names": names, "report": report}
         billed = await self.write(
             lambda connection: jobs.complete(
-                connection, live.job_id, live.attempt, seconds, bill, result
+                connection, live.job_id, live.attempt, seconds, bill, result.content
             )
         )
         if billed is None:

@@ -136,6 +136,7 @@ class Submissions:
                 base64=bool(body.base64),
                 webhook_url=body.webhook_url,
                 expected_loop_seconds=estimate.loop_seconds,
+                layers=body.layers,
             ),
             evaluations=estimate.evaluations,
             reservation=estimate.reservation,

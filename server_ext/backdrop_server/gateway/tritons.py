@@ -51,7 +51,9 @@ class Triton(Protocol):
     is_up: bool
     costs: Costs | None
 
-    async def replace(self, request_id: str, fields: Mapping[str, object]) -> Replaced:
+    async def replace(
+        self, request_id: str, fields: Mapping[str, object], outputs: Sequence[str] = OUTPUTS
+    ) -> Replaced:
         """Make pictures. Raises InvalidInputError, CancelledError, LostError, UnavailableError."""
         ...
 
@@ -81,9 +83,11 @@ class HttpTriton:
         self._patient: Any = httpaio.InferenceServerClient(url, conn_timeout=_DAY, conn_limit=0)
         self._quick: Any = httpaio.InferenceServerClient(url, conn_timeout=CONTROL_SECONDS)
 
-    async def replace(self, request_id: str, fields: Mapping[str, object]) -> Replaced:
+    async def replace(
+        self, request_id: str, fields: Mapping[str, object], outputs: Sequence[str] = OUTPUTS
+    ) -> Replaced:
         """See ``Triton``."""
-        result = await self._infer(MODEL, fields, OUTPUTS, request_id)
+        result = await self._infer(MODEL, fields, outputs, request_id)
         return read_result(result)
 
     async def matte(self, fields: Mapping[str, object]) -> tuple[int, int, bytes]:
@@ -263,25 +267,29 @@ class TritonPool:
 
 
 async def _replace_when_not_full(
-    triton: Triton, request_id: str, fields: Mapping[str, object]
+    triton: Triton, request_id: str, fields: Mapping[str, object], outputs: Sequence[str]
 ) -> Replaced:
     """Other gateways' requests, or those of a dead one, can fill a Triton beyond what we know of."""
     while True:
         try:
-            return await triton.replace(request_id, fields)
+            return await triton.replace(request_id, fields, outputs)
         except FullError:
             await asyncio.sleep(_FULL_PAUSE)
 
 
 async def replace_within(
-    triton: Triton, request_id: str, fields: Mapping[str, object], seconds: float
+    triton: Triton,
+    request_id: str,
+    fields: Mapping[str, object],
+    outputs: Sequence[str],
+    seconds: float,
 ) -> Replaced:
     """Make pictures in at most ``seconds``; past them the request is cancelled in Triton.
 
     The call itself is left to come back with what was done; one that does not is given up after a
     grace time. Raises UnavailableError, and as ``Triton.replace``.
     """
-    call = asyncio.ensure_future(_replace_when_not_full(triton, request_id, fields))
+    call = asyncio.ensure_future(_replace_when_not_full(triton, request_id, fields, outputs))
     try:
         done, _ = await asyncio.wait({call}, timeout=seconds)
         if done:
