@@ -38,8 +38,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def _train(folder: Path, out: Path) -> None:
     """As a user does it: its processes are forked from one that has done nothing else."""
     command = Path(sys.executable).parent / "backdrop-export"
-    options = ["--folder", folder, "--out", out, "--recipe", "short"]
-    subprocess.run([command, "train", "demo", *options], check=True)
+    options = ["--folder", str(folder), "--out", str(out), "--recipe", "short"]
+    subprocess.run([str(command), "train", "demo", *options], check=True)
 
 
 def test_a_short_run_gives_a_whole_bundle(trained: tuple[Path, Path]) -> None:

@@ -102,8 +102,8 @@ def test_layers_lie_beside_the_pictures(client: httpx.Client) -> None:
     assert len(answers[0]["output"]) == 2
     first, second, shadow, subject = (Image.open(io.BytesIO(file)) for file in files)
     assert {layer.mode for layer in (first, second, shadow, subject)} == {"RGBA"}
-    assert first.getextrema()[3] == (255, 255)
-    assert subject.getextrema()[3] == (0, 255)
+    assert first.getchannel("A").getextrema() == (255, 255)
+    assert subject.getchannel("A").getextrema() == (0, 255)
     plain = wait_for_end(client, submit(client, samples=2))
     assert "layers" not in plain
     assert httpx.get(plain["output"][0]).content == httpx.get(answers[0]["output"][0]).content
