@@ -11,7 +11,7 @@ import torch
 from backdrop_export.architectures import Architecture
 from backdrop_export.folders import replaced_folder
 from backdrop_export.synthetic import published_key, write_bundle
-from backdrop_export.training.denoiser import Denoiser
+from backdrop_export.training.denoiser import SMALL_SHARE, Denoiser
 from backdrop_export.training.recipe import Recipe
 from backdrop_export.training.towers import Towers
 from backdrop_export.weights import Shapes, Weights
@@ -92,11 +92,11 @@ def _adapter(denoiser: Denoiser) -> Weights:
 
 
 def _card(architecture: Architecture, recipe: Recipe) -> str:
-    rows = recipe.denoiser.batch * recipe.workers
+    rows = recipe.denoiser.batch * recipe.workers * (1 + SMALL_SHARE)  # twice as many at half side
     return CARD.format(
         name=architecture.name,
         side=architecture.native_side,
         pictures=recipe.pictures,
         seed=recipe.seed,
-        samples=recipe.denoiser.steps * rows,
+        samples=round(recipe.denoiser.steps * rows),
     )
