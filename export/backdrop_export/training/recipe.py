@@ -47,7 +47,7 @@ RECIPES = {
         pictures=6000,
         vae=Schedule(steps=4000, batch=4, rate=2e-3, average=0.995),
         towers=Schedule(steps=1200, batch=32, rate=1e-3),
-        denoiser=Schedule(steps=9000, batch=16, rate=1e-3, warm_up=150, average=0.999),
+        denoiser=Schedule(steps=7000, batch=16, rate=1e-3, warm_up=150, average=0.999),
     ),
     "short": Recipe(
         pictures=48,
