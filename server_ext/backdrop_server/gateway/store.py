@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ import anyio.to_thread
 import fsspec
 
 from backdrop_server.errors import SetupError
+
+_JOB_ID = re.compile("[0-9a-f]{32}")
 
 
 class Store:
@@ -50,7 +53,7 @@ class Store:
         await anyio.to_thread.run_sync(self._remove, job_id, names)
 
     async def job_ids(self) -> list[str]:
-        """Jobs that have files here."""
+        """Jobs that have files here; what else lies in the folder is somebody else's."""
         return await anyio.to_thread.run_sync(self._job_ids)
 
     def _job_ids(self) -> list[str]:
@@ -58,7 +61,8 @@ class Store:
             paths: list[str] = self._files.ls(self._root, detail=False)
         except FileNotFoundError:
             return []
-        return [path.rstrip("/").rpartition("/")[2] for path in paths]
+        names = [path.rstrip("/").rpartition("/")[2] for path in paths]
+        return [name for name in names if _JOB_ID.fullmatch(name)]
 
     def _folder(self, job_id: str) -> str:
         return f"{self._root}/{job_id}"

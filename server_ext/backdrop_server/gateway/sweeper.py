@@ -44,12 +44,20 @@ class Sweeper:
         """Remove what is over now."""
         moment = time.time() - self._keep
         over = await read(self._database, lambda connection: jobs.ended_before(connection, moment))
-        for job_id in over:
-            await self._store.remove(job_id)
-        if over:
-            await write(self._database, lambda connection: jobs.mark_swept(connection, over))
-            await self._workflows.forget(over)
+        gone = [job_id for job_id in over if await self._remove(job_id)]
+        if gone:
+            await write(self._database, lambda connection: jobs.mark_swept(connection, gone))
+            await self._workflows.forget(gone)
         await self._sweep_orphans()
+
+    async def _remove(self, job_id: str) -> bool:
+        """Whether its pictures are gone; one that stays must not keep the others."""
+        try:
+            await self._store.remove(job_id)
+        except Exception as error:  # every driver has errors of its own
+            log.error("pictures were not removed", exc_info=error, extra={"job": job_id})
+            return False
+        return True
 
     async def _sweep_orphans(self) -> None:
         """Pictures that were stored for a request which then did not become a job."""
@@ -58,6 +66,6 @@ class Sweeper:
         now = time.monotonic()
         since = {job_id: self._unknown_since.get(job_id, now) for job_id in unknown}
         for job_id in [job_id for job_id, first in since.items() if now - first > _ORPHAN_AFTER]:
-            await self._store.remove(job_id)
-            del since[job_id]
+            if await self._remove(job_id):
+                del since[job_id]
         self._unknown_since = since
