@@ -13,6 +13,7 @@ from backdrop_server.gateway import keys, ledger
 from backdrop_server.gateway.app import create_app
 from backdrop_server.gateway.database import Database
 from backdrop_server.gateway.logs import set_up_logs
+from backdrop_server.gateway.protocol import BoundedProtocol
 from backdrop_server.settings import Settings
 
 FIRST_CREDITS = Decimal(10)
@@ -33,7 +34,8 @@ def run_gateway(settings: Settings) -> None:
     config = uvicorn.Config(
         create_app(settings, public_url),
         loop="uvloop",
-        http="httptools",
+        http=BoundedProtocol,
+        ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
