@@ -111,6 +111,8 @@ def _job(row: Row[Any]) -> Job:
 
 def find(connection: Connection, job_id: str, key_id: int | None = None) -> Job | None:
     """The job; None for an unknown one, and for one of another key than ``key_id``."""
+    if "\0" in job_id:  # no text to PostgreSQL
+        return None
     query = select(*_COLUMNS).where(jobs.c.id == job_id)
     if key_id is not None:
         query = query.where(jobs.c.key_id == key_id)

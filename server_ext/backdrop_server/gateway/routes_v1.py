@@ -24,6 +24,7 @@ from backdrop_server.gateway.errors import FailedJobError, NotFoundError
 from backdrop_server.gateway.gateway import Gateway
 from backdrop_server.gateway.jobs import Job, NewJob
 from backdrop_server.gateway.keys import Key
+from backdrop_server.gateway.request import Body
 from backdrop_server.gateway.runner import read
 from backdrop_server.gateway.submissions import Submission
 
@@ -49,54 +50,48 @@ async def replace_and_wait(
 ) -> Response:
     """A failed request is not billed. A caller that goes away cancels its request."""
     gateway = gateway_of(request)
+    job_id = request.state.request_id
+    kind = jobs.QUEUE if idempotency_key else jobs.WAIT
     async with admitted(request) as (ticket, data):
         with gateway.metrics.stage("admit"):
-            submission = await gateway.submissions.read(data)
-            _check_form(gateway, submission)
-            if submission.body.dry_run:
-                money = Money(await gateway.submissions.balance(key))
-                return quote_answer(submission.estimate, submission.body.options.seed, money)
-            job_id = request.state.request_id
-            kind = jobs.QUEUE if idempotency_key else jobs.WAIT
-            job = await find_or_accept(gateway, job_id, kind, key, submission, idempotency_key)
+            sent = await gateway.submissions.read(data)
+            _check_form(gateway, sent.body)
+            job: NewJob | Job | None
+            job = await gateway.submissions.find_twin(key, idempotency_key, sent)
+            if job is None:
+                submission = await gateway.submissions.prepare(sent)
+                if sent.body.dry_run:
+                    return await quote(gateway, key, submission)
+                job = await gateway.submissions.accept(
+                    job_id, kind, key, submission, idempotency_key
+                )
         if kind == jobs.QUEUE:
             if job.id == job_id:
                 await gateway.begin_stored(job_id, ticket)
             request.state.request_id = job.id
-            return await _wait_for_stored(gateway, request, job.id, key, submission)
+            return await _wait_for_stored(gateway, request, job.id, key, sent.body)
         return await _run_now(gateway, request, cast(NewJob, job), key, submission)
 
 
-async def find_or_accept(
-    gateway: Gateway,
-    job_id: str,
-    kind: str,
-    key: Key,
-    submission: Submission,
-    idempotency_key: str | None,
-) -> NewJob | Job:
-    """A new job, or the one that this very request was made into before."""
-    if idempotency_key is not None:
-        twin = await gateway.submissions.find_twin(key, idempotency_key, submission.digest)
-        if twin is not None:
-            return twin
-    return await gateway.submissions.accept(job_id, kind, key, submission, idempotency_key)
+async def quote(gateway: Gateway, key: Key, submission: Submission) -> Response:
+    """The answer to a dry run."""
+    money = Money(await gateway.submissions.balance(key))
+    return quote_answer(submission.estimate, submission.body.options.seed, money)
 
 
-def _check_form(gateway: Gateway, submission: Submission) -> None:
+def _check_form(gateway: Gateway, body: Body) -> None:
     """Bytes can hold only one picture, and nobody waits twice for one."""
-    if submission.body.webhook_url is not None:
+    if body.webhook_url is not None:
         raise InvalidInputError("webhook_url", "v1 answers at once", "webhook_url over v2 only")
-    if submission.body.layers:
+    if body.layers:
         raise InvalidInputError("layers", "v1 answers with pictures alone", "layers over v2 only")
-    if submission.body.options.samples > 1 and not _as_base64(gateway, submission):
+    if body.options.samples > 1 and not _as_base64(gateway, body):
         problem = "several pictures do not fit into one picture's bytes"
         raise InvalidInputError("samples", problem, "1, or several with base64 set to true")
 
 
-def _as_base64(gateway: Gateway, submission: Submission) -> bool:
-    said = submission.body.base64
-    return gateway.settings.base64_default if said is None else said
+def _as_base64(gateway: Gateway, body: Body) -> bool:
+    return gateway.settings.base64_default if body.base64 is None else body.base64
 
 
 async def _run_now(
@@ -111,7 +106,7 @@ async def _run_now(
         made.answer.images,
         made.answer.seeds,
         job.request.options.output_format,
-        as_base64=_as_base64(gateway, submission),
+        as_base64=_as_base64(gateway, submission.body),
         money=money,
     )
 
@@ -130,7 +125,7 @@ async def _unless_gone(gateway: Gateway, request: Request, job_id: str, work: Aw
 
 
 async def _wait_for_stored(
-    gateway: Gateway, request: Request, job_id: str, key: Key, submission: Submission
+    gateway: Gateway, request: Request, job_id: str, key: Key, body: Body
 ) -> Response:
     """The answer of a durable job, which goes on if this caller goes away: it may ask again."""
     job = await ended_job(gateway, request, job_id)
@@ -145,7 +140,7 @@ async def _wait_for_stored(
         images,
         job.result["seeds"],
         job.request.options.output_format,
-        as_base64=_as_base64(gateway, submission),
+        as_base64=_as_base64(gateway, body),
         money=money,
     )
 

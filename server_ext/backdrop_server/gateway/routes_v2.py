@@ -17,7 +17,6 @@ from backdrop_server.gateway.answers import (
     MEDIA_TYPES,
     Money,
     event,
-    quote_answer,
     status_code,
 )
 from backdrop_server.gateway.entrance import (
@@ -29,8 +28,8 @@ from backdrop_server.gateway.entrance import (
 )
 from backdrop_server.gateway.errors import NotFoundError
 from backdrop_server.gateway.gateway import Gateway
-from backdrop_server.gateway.jobs import Job
-from backdrop_server.gateway.routes_v1 import find_or_accept
+from backdrop_server.gateway.jobs import Job, NewJob
+from backdrop_server.gateway.routes_v1 import quote
 from backdrop_server.gateway.runner import read, write
 
 _EVENT_PAUSE = 0.25
@@ -49,19 +48,22 @@ router = APIRouter(tags=["v2"])
     },
     openapi_extra=openapi.body(openapi.replace_schema(), openapi.replace_example()),
 )
-async def submit(request: Request, key: RatedKey, idempotency_key: IdempotencyKey) -> JSONResponse:
+async def submit(request: Request, key: RatedKey, idempotency_key: IdempotencyKey) -> Response:
     """A request that was answered here is durable: it ends, whatever happens to the server."""
     gateway = gateway_of(request)
+    job_id = request.state.request_id
     async with admitted(request) as (ticket, data):
         with gateway.metrics.stage("admit"):
-            submission = await gateway.submissions.read(data)
-            if submission.body.dry_run:
-                money = Money(await gateway.submissions.balance(key))
-                return quote_answer(submission.estimate, submission.body.options.seed, money)
-            job_id = request.state.request_id
-            job = await find_or_accept(
-                gateway, job_id, jobs.QUEUE, key, submission, idempotency_key
-            )
+            sent = await gateway.submissions.read(data)
+            job: NewJob | Job | None
+            job = await gateway.submissions.find_twin(key, idempotency_key, sent)
+            if job is None:
+                submission = await gateway.submissions.prepare(sent)
+                if sent.body.dry_run:
+                    return await quote(gateway, key, submission)
+                job = await gateway.submissions.accept(
+                    job_id, jobs.QUEUE, key, submission, idempotency_key
+                )
             if job.id == job_id:
                 await gateway.begin_stored(job_id, ticket)
             request.state.request_id = job.id

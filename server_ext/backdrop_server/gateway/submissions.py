@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from backdrop_server.contract import MAX_SEED
 from backdrop_server.gateway import jobs, ledger
 from backdrop_server.gateway.database import Database
+from backdrop_server.gateway.errors import InsufficientCreditsError
 from backdrop_server.gateway.estimates import Estimate
 from backdrop_server.gateway.fetching import Fetcher
 from backdrop_server.gateway.jobs import Job, JobRequest, NewJob
@@ -29,6 +30,14 @@ from backdrop_server.gateway.request import (
 )
 from backdrop_server.gateway.runner import Runner, read, write
 from backdrop_server.gateway.store import Store
+
+
+@dataclasses.dataclass(frozen=True)
+class Sent:
+    """A body that is in order, and the digest of its bytes; its pictures are still to be had."""
+
+    body: Body
+    digest: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,38 +63,50 @@ class Submissions:
         self._runner = runner
         self._gateway = gateway
 
-    async def read(self, data: bytes) -> Submission:
-        """Check a body, and fetch and check its pictures. Raises InvalidInputError."""
-        body = await anyio.to_thread.run_sync(read_body, data)
+    async def read(self, data: bytes) -> Sent:
+        """Check a body as far as that needs nothing but itself. Raises InvalidInputError."""
+        return await anyio.to_thread.run_sync(_read, data)
+
+    async def prepare(self, sent: Sent) -> Submission:
+        """Fetch and check its pictures, choose, estimate. Raises InvalidInputError."""
+        body = sent.body
         if body.webhook_url is not None:
             await self._fetcher.check(body.webhook_url, "webhook_url")
         pictures = await self._pictures(body.pictures)
-        photo = check_pictures(pictures)
+        # In a thread: to walk through a hostile file takes seconds.
+        photo = await anyio.to_thread.run_sync(check_pictures, pictures)
         seed = body.options.seed
         if seed < 0:  # here, so that a request that is sent again comes out the same
             seed = random.randint(0, MAX_SEED)  # noqa: S311 (a seed is no secret)
         options = dataclasses.replace(body.options, seed=seed)
         estimate = self._runner.estimator.estimate(options, photo, self._runner.pool.costs)
-        digest = hashlib.sha256(data).hexdigest()
-        return Submission(dataclasses.replace(body, options=options), pictures, estimate, digest)
+        body = dataclasses.replace(body, options=options)
+        return Submission(body, pictures, estimate, sent.digest)
 
     async def read_matte(self, data: bytes) -> Mapping[str, bytes]:
         """The pictures of a request for a matte alone. Raises InvalidInputError."""
         texts = await anyio.to_thread.run_sync(read_matte_body, data)
         pictures = await self._pictures(texts)
-        check_pictures(pictures)
+        await anyio.to_thread.run_sync(check_pictures, pictures)
         return pictures
 
     async def balance(self, key: Key) -> Decimal:
         """Credits that the key can still spend."""
         return await read(self._database, lambda connection: ledger.balance(connection, key.id))
 
-    async def find_twin(self, key: Key, idempotency_key: str, digest: str) -> Job | None:
-        """The job that this very request was made into before. Raises InvalidInputError."""
+    async def find_twin(
+        self, key: Key, idempotency_key: str | None, sent: Sent | Submission
+    ) -> Job | None:
+        """The job that this very request was made into before. Raises InvalidInputError.
+
+        To be asked before ``prepare``: a URL in the request may be dead by now, its job is not.
+        """
+        if idempotency_key is None or sent.body.dry_run:
+            return None
         return await read(
             self._database,
             lambda connection: jobs.find_by_idempotency_key(
-                connection, key.id, idempotency_key, digest
+                connection, key.id, idempotency_key, sent.digest
             ),
         )
 
@@ -110,8 +131,9 @@ class Submissions:
         except BaseException as error:
             if kind == jobs.QUEUE:
                 await self._store.remove(job_id)
-            if isinstance(error, IntegrityError) and idempotency_key is not None:
-                twin = await self.find_twin(key, idempotency_key, submission.digest)
+            if isinstance(error, (IntegrityError, InsufficientCreditsError)):
+                # Perhaps its twin, sent at the same time, was faster and took the last credits.
+                twin = await self.find_twin(key, idempotency_key, submission)
                 if twin is not None:
                     return twin
             raise
@@ -154,3 +176,7 @@ class Submissions:
         if is_url(text):
             return await self._fetcher.fetch_picture(text, field)
         return await anyio.to_thread.run_sync(decode_picture, text, field)
+
+
+def _read(data: bytes) -> Sent:
+    return Sent(read_body(data), hashlib.sha256(data).hexdigest())
