@@ -160,20 +160,21 @@ def _gif_table(flags: int) -> int:
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
-def _after_sub_blocks(data: bytes, start: int) -> int:
-    for _ in range(MAX_BLOCKS):
+def _after_sub_blocks(data: bytes, start: int, most: int) -> tuple[int, int]:
+    """Where they end, and how many of ``most`` are left then."""
+    for left in reversed(range(most)):
         length = data[start]
         start += 1 + length
         if length == 0:
-            return start
+            return start, left
     raise DamagedFileError("it has too many blocks")
 
 
 def _read_gif(data: bytes) -> PictureFile:
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     table_end = start = 13 + _gif_table(flags)
-    control = b""
-    for _ in range(MAX_BLOCKS):
+    control, blocks = b"", MAX_BLOCKS
+    while True:
         if data[start] == 0x2C:
             left, top, frame_width, frame_height = struct.unpack_from("<HHHH", data, start + 1)
             if not frame_width or not frame_height:
@@ -182,7 +183,7 @@ def _read_gif(data: bytes) -> PictureFile:
             return PictureFile("GIF", *size, data[:table_end] + control + data[start:])
         if data[start] != 0x21:
             break
-        end = _after_sub_blocks(data, start + 2)
+        end, blocks = _after_sub_blocks(data, start + 2, blocks)
         if data[start + 1] == 0xF9:
             control = data[start:end]
         start = end

@@ -249,6 +249,8 @@ def test_a_jpeg_of_endless_scans_is_refused() -> None:
 def test_endless_blocks_are_refused() -> None:
     gif = VALID["gif"][:6] + struct.pack("<HHBBB", 4, 4, 0, 0, 0)
     assert "damaged" in refusal(gif + b"!\xfe" + b"\x01a" * 100_000).problem
+    many = (b"!\xfe" + b"\x01a" * 60_000 + b"\0") * 2
+    assert "damaged" in refusal(gif + many + b"," + bytes(4) + b"\4\0\4\0" + bytes(99)).problem
     assert "damaged" in refusal(png(4, 4, 8, 2, b"", chunk(b"tEXt", b"") * 100_000)).problem
 
 
