@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 import socket
@@ -22,21 +23,30 @@ from backdrop_server.gateway.tables import gateways
 from backdrop_server.settings import Settings
 
 GATEWAY_IS_GONE = "the gateway that held the request stopped; send it again"
+MAX_NAME = 50
+"""Characters of a gateway's name."""
 _DECLARED_DEAD = 70
 """Exit status of a gateway that others have taken for dead: it must not go on beside them."""
 log = logging.getLogger("backdrop.presence")
 
 
 def gateway_name(settings: Settings) -> str:
-    """The name that a gateway keeps over restarts: its own, or its host and port."""
-    return settings.gateway_id or f"{socket.gethostname()[:30]}:{settings.port}"
+    """The name that a gateway keeps over restarts: its own, or its host and port.
+
+    A long one is cut and gets a digest: two that begin alike would take each other for dead.
+    """
+    name = settings.gateway_id or f"{socket.gethostname()}:{settings.port}"
+    if len(name) <= MAX_NAME:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return f"{name[: MAX_NAME - 17]}-{digest}"
 
 
 class Presence:
     """This gateway's row among the gateways. ``id``: its name and what tells this start from others."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
-        self._name = gateway_name(settings)[:50]
+        self._name = gateway_name(settings)
         self.id = f"{self._name}/{uuid.uuid4().hex[:8]}"
         self._settings = settings
         self._database = database
