@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
 
 from backdrop_server.errors import InvalidInputError, UnavailableError
-from backdrop_server.gateway.fetching import MAX_ANSWER_BYTES, Fetcher
+from backdrop_server.gateway.fetching import MAX_ANSWER_BYTES, MAX_CONNECTIONS, Fetcher
 from tests.gateway.fetches import PNG, TIMEOUT, policy, refusal, resolve, run
 from tests.gateway.local_servers import Answer, drip, raw, redirect, reply, serve, silence
 
@@ -112,3 +113,26 @@ def test_a_check_looks_the_name_up_once_and_does_not_connect() -> None:
                 await fetcher.check("ftp://hook.test/a", "webhook_url")
 
     run(work)
+
+
+def test_webhooks_that_hang_keep_nobody_from_his_pictures() -> None:
+    async def work() -> bytes:
+        async with (
+            serve(silence) as hook,
+            serve(reply(PNG)) as site,
+            Fetcher(policy(timeout=10)) as fetcher,
+        ):
+            posts = [
+                asyncio.ensure_future(fetcher.post(f"http://127.0.0.1:{hook.port}/", BODY, {}))
+                for _ in range(MAX_CONNECTIONS)
+            ]
+            while hook.connections < MAX_CONNECTIONS:
+                await asyncio.sleep(0.01)
+            picture = await fetcher.fetch_picture(f"http://127.0.0.1:{site.port}/", "image")
+            assert not any(post.done() for post in posts)
+            for post in posts:
+                post.cancel()
+            await asyncio.gather(*posts, return_exceptions=True)
+            return picture
+
+    assert run(work) == PNG

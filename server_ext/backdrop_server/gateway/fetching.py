@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from types import TracebackType
 
 import anyio
+import anyio.to_thread
 import httpcore
 import httpx
 
@@ -32,7 +33,7 @@ from backdrop_server.gateway.urls import (
 MAX_ANSWER_BYTES = 64 * 1024
 """Of what a webhook answers, no more is read."""
 MAX_CONNECTIONS = 100
-"""Open at once; others wait."""
+"""Open at once to fetch pictures, and as many to post; others wait."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HEADERS = {
@@ -102,7 +103,8 @@ class Fetcher:
         # The operator's own authorities are taken from SSL_CERT_FILE and SSL_CERT_DIR.
         self._tls = httpx.create_ssl_context(trust_env=True)
         self._tls.set_alpn_protocols(["http/1.1"])
-        self._slots = anyio.Semaphore(MAX_CONNECTIONS)
+        # Apart, so that webhooks that hang keep nobody from his pictures.
+        self._slots = {name: anyio.Semaphore(MAX_CONNECTIONS) for name in ("GET", "POST")}
 
     async def __aenter__(self) -> Fetcher:
         return self
@@ -133,7 +135,8 @@ class Fetcher:
         with _as_invalid_input(field):
             with self._within_timeout():
                 data = await self._follow(url)
-            check_picture(data)
+            # In a thread: to walk through a hostile file takes seconds.
+            await anyio.to_thread.run_sync(check_picture, data)
         return data
 
     async def post(self, url: str, content: bytes, headers: Mapping[str, str]) -> int:
@@ -190,7 +193,8 @@ class Fetcher:
         sent = httpx.Headers(headers)
         sent.update({**_HEADERS, "Host": url.netloc.decode("ascii")})
         tls = self._tls if url.scheme == "https" else None
-        async with self._slots, self._connector.connection(_host(url), _port(url), tls) as stream:
+        connecting = self._connector.connection(_host(url), _port(url), tls)
+        async with self._slots[method], connecting as stream:
             # Not httpcore's pool: it loses a place for each request cancelled while it waits.
             connection = httpcore.AsyncHTTP11Connection(target.origin, stream)
             async with connection.stream(
