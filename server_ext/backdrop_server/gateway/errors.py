@@ -115,8 +115,8 @@ def kind_of(error: Exception) -> str:
 
 
 def retry_after_of(error: Exception) -> int | None:
-    """Seconds after which the same request may succeed; None where that does not help."""
+    """Seconds after which a new request may succeed; None where that does not help."""
     seconds: int | None = getattr(error, "retry_after_seconds", None)
-    if seconds is None and isinstance(error, UnavailableError):
+    if seconds is None and status_of(error) == 503:
         return _RETRY_AFTER
     return seconds
