@@ -123,6 +123,9 @@ def test_404_and_405(client: httpx.Client) -> None:
     assert error_of(client.post("/v1/bg-remove", json=body()), 404) == (
         "there is no such URL: /v1/bg-remove"
     )
+    # Not redirected either: that would go by the Host header, and take the key along.
+    stray = client.post(f"{URL}/", json=body(), headers={"host": "elsewhere.example"})
+    assert error_of(stray, 404) == f"there is no such URL: {URL}/"
     answer = client.get(URL)
     assert error_of(answer, 405) == "this URL does not take GET"
     assert answer.headers["allow"] == "POST"

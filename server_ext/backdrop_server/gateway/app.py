@@ -53,6 +53,7 @@ def create_app(settings: Settings, public_url: str) -> FastAPI:
         description=_DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
+        redirect_slashes=False,  # it would trust the caller's Host header, and send keys after it
         generate_unique_id_function=lambda route: route.name,
     )
     for router in _ROUTERS:
