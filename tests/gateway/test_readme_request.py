@@ -24,7 +24,7 @@ def test_the_rest_request(gateway: GatewayProcess, tmp_path: Path) -> None:
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=tmp_path,
         check=True,
-        env=os.environ | {"BACKDROP_KEY": gateway.make_key()},
+        env=os.environ | {"API_KEY": gateway.make_key()},
     )
     with Image.open(tmp_path / "picture.jpg") as picture:
         assert (picture.format, picture.size) == ("JPEG", (1024, 1024))
