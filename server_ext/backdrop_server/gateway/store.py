@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
+import anyio
 import anyio.to_thread
 import fsspec
 
 from backdrop_server.errors import SetupError
 
+T = TypeVar("T")
+MAX_THREADS = 40
 _JOB_ID = re.compile("[0-9a-f]{32}")
 
 
 class Store:
-    """Files by job and name. Every method may be called from the event loop; threads do the work."""
+    """Files by job and name. Every method may be called from the event loop; threads do the work.
+
+    They are the store's own: where it is slow, the database and signs of life must not wait for it.
+    """
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
         """``url``: a folder, or an fsspec URL; ``options``: its driver's. Raises SetupError."""
@@ -28,6 +34,7 @@ class Store:
             raise SetupError(
                 f"the store {_without_password(url)} cannot be used: {error}"
             ) from None
+        self._threads = anyio.CapacityLimiter(MAX_THREADS)
         self._is_local = isinstance(self._files, fsspec.get_filesystem_class("file"))
 
     async def check(self) -> None:
@@ -42,19 +49,22 @@ class Store:
 
     async def put(self, job_id: str, files: Mapping[str, bytes]) -> None:
         """Write files of a job; all are there when it returns."""
-        await anyio.to_thread.run_sync(self._put, job_id, files)
+        await self._in_thread(self._put, job_id, files)
 
     async def get(self, job_id: str, name: str) -> bytes:
         """A file of a job. Raises FileNotFoundError."""
-        return await anyio.to_thread.run_sync(self._get, job_id, name)
+        return await self._in_thread(self._get, job_id, name)
 
     async def remove(self, job_id: str, names: tuple[str, ...] | None = None) -> None:
         """Remove files of a job, all of them without ``names``; those that are gone are fine."""
-        await anyio.to_thread.run_sync(self._remove, job_id, names)
+        await self._in_thread(self._remove, job_id, names)
 
     async def job_ids(self) -> list[str]:
         """Jobs that have files here; what else lies in the folder is somebody else's."""
-        return await anyio.to_thread.run_sync(self._job_ids)
+        return await self._in_thread(self._job_ids)
+
+    async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
+        return await anyio.to_thread.run_sync(work, *arguments, limiter=self._threads)
 
     def _job_ids(self) -> list[str]:
         try:
