@@ -16,7 +16,7 @@ from PIL import Image
 
 from backdrop_server.triton.launcher import TritonServer
 from tests import pictures
-from tests.gateway.servers import GatewayProcess, gateway_process
+from tests.gateway.servers import GatewayProcess, body, gateway_process
 
 pytestmark = pytest.mark.triton
 # As customers paste it: files read or fetched into base64, all fields said, bytes wanted.
@@ -107,3 +107,22 @@ def test_pictures_may_be_urls(server: TritonServer, tmp_path: Path, picture_site
     with gateway_process(folder, server.http_url, fetch_networks="127.0.0.0/8") as gateway:
         answer = run_sample(gateway, tmp_path, picture_site, program)
     assert Image.open(io.BytesIO(answer)).size == (300, 200)
+
+
+def test_a_request_sent_again_is_its_job_although_its_url_is_dead(
+    server: TritonServer, tmp_path: Path, picture_site: str
+) -> None:
+    request = body(image=f"{picture_site}/product.png")
+    folder = tmp_path / "gateway"
+    with (
+        gateway_process(folder, server.http_url, fetch_networks="127.0.0.0/8") as gateway,
+        gateway.client(gateway.make_key()) as client,
+    ):
+        client.headers["Idempotency-Key"] = "order-1"
+        first = client.post("/v2/bg-replace", json=request).raise_for_status()
+        (tmp_path / "product.png").unlink()
+        again = client.post("/v2/bg-replace", json=request).raise_for_status()
+        assert again.json() == first.json()
+        assert client.post("/v1/bg-replace", json=request).status_code == 200
+        client.headers["Idempotency-Key"] = "order-2"
+        assert "image: " in client.post("/v2/bg-replace", json=request).json()["error"]
