@@ -122,6 +122,13 @@ class Gateway:
     def _take_up(self, taken: list[Job]) -> None:
         """Begin taken-over jobs beside the signs of life, which must not wait for many of them."""
         self._watch(self._resume([job.id for job in taken if job.kind == jobs.QUEUE]))
+        self._watch(self._abandon([job for job in taken if job.kind == jobs.WAIT]))
+
+    async def _abandon(self, waited_for: list[Job]) -> None:
+        """Nobody waits for them any more; still in Triton, they would hold the engine up."""
+        for job in waited_for:
+            if job.attempt:
+                await self.runner.cancel_everywhere(job.id, job.attempt)
 
     async def _resume(self, job_ids: list[str]) -> None:
         for job_id in job_ids:

@@ -129,4 +129,4 @@ class Presence:
         if gone or taken:
             extra = {"gateways": gone, "taken": len(taken), "ended": len(waited_for)}
             log.warning("took over from gateways that are gone", extra=extra)
-        return [job for job in taken if job not in waited_for]
+        return taken

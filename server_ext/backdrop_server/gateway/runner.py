@@ -95,7 +95,7 @@ class Runner:
 
         if job.is_open:
             if job.attempt:  # a dead gateway's, still in Triton, would only hold the engine up
-                await self._cancel_everywhere(f"{job_id}.{job.attempt}")
+                await self.cancel_everywhere(job_id, job.attempt)
             with contextlib.suppress(BackdropError):  # it is in the database
                 live = Live(job_id, job.attempt)
                 await self._run(live, job.request, load, self._settings.job_timeout, keep=True)
@@ -200,12 +200,14 @@ class Runner:
         if attempt > MAX_ATTEMPTS:
             raise UnavailableError(f"it was begun {MAX_ATTEMPTS} times and never ended")
         if live.request_id is not None:  # perhaps it still runs in the Triton that was lost
-            await self._cancel_everywhere(live.request_id)
+            await self.cancel_everywhere(live.job_id, attempt - 1)
         live.triton, live.request_id = triton, f"{live.job_id}.{attempt}"
         self._log("attempt begun", live, triton=triton.url)
         return live.request_id
 
-    async def _cancel_everywhere(self, request_id: str) -> None:
+    async def cancel_everywhere(self, job_id: str, attempt: int) -> None:
+        """Cancel an attempt in every Triton: it may be in any, and whoever began it is gone."""
+        request_id = f"{job_id}.{attempt}"
         for triton in self.pool.tritons:
             if triton.is_up:
                 with contextlib.suppress(BackdropError):
