@@ -106,7 +106,11 @@ class Settings(BaseSettings):
     webhook_backoff: float = Field(2.0, gt=0, description="Seconds before the first new try.")
 
     # Several gateways on one database.
-    gateway_id: str = Field("", description="This gateway's own name; empty: made at each start.")
+    gateway_id: str = Field(
+        "",
+        pattern="^[^/]*$",
+        description="This gateway's own name, without a slash; empty: host and port.",
+    )
     heartbeat: float = Field(1.0, gt=0, description="Seconds between signs of life.")
     lapse: float = Field(
         10.0, gt=0, description="Seconds without one after which a gateway is dead."

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 import pytest
+from sqlalchemy import select, update
 
-from backdrop_server.gateway.presence import MAX_NAME, gateway_name
+from backdrop_server.gateway.database import Database
+from backdrop_server.gateway.presence import MAX_NAME, Presence, gateway_name
+from backdrop_server.gateway.tables import gateways
 from backdrop_server.settings import load_settings
 
 
@@ -33,3 +37,20 @@ def test_long_host_names_that_begin_alike_stay_apart(
         assert gateway_name(load_settings({"port": 8080})) == names[-2]
     assert len(set(names)) == 4
     assert max(map(len, names)) <= MAX_NAME
+
+
+def test_a_late_gateway_takes_over_from_others_but_not_from_itself(database: Database) -> None:
+    late, dead = (
+        Presence(load_settings({"gateway_id": name}), database) for name in ("late", "dead")
+    )
+
+    async def begin() -> None:
+        await dead.begin()
+        await late.begin()
+
+    asyncio.run(begin())
+    with database.writing() as connection:  # both have shown no sign of life for long
+        connection.execute(update(gateways).values(heartbeat_at=0.0))
+    with database.writing() as connection:
+        late._take_over(connection)
+        assert connection.execute(select(gateways.c.id)).scalars().all() == [late.id]

@@ -62,6 +62,7 @@ def test_the_database_and_the_store_lie_in_the_data_folder(here: Path) -> None:
         ("port = 65536", "setting port: input should be less than or equal to 65535"),
         ("max_in_flight = 0", "setting max_in_flight: input should be greater than or equal to 1"),
         ('log_level = "LOUD"', "setting log_level: string should match pattern"),
+        ('gateway_id = "eu/1"', "setting gateway_id: string should match pattern"),
         ("port 1", "the settings file backdrop.toml is not TOML: "),
         ('price_per_second = "free"', "setting price_per_second: input should be a valid decimal"),
     ],

@@ -113,7 +113,9 @@ class Presence:
         return connection.execute(lapsed).first() is not None or jobs.has_orphans(connection)
 
     def _is_lapsed(self) -> ColumnElement[bool]:
-        return gateways.c.heartbeat_at < time.time() - self._settings.lapse
+        """Others only: one that waited long for its turn must not take itself for dead."""
+        lapsed = gateways.c.heartbeat_at < time.time() - self._settings.lapse
+        return lapsed & (gateways.c.id != self.id)
 
     def _take_over(self, connection: Connection) -> list[Job]:
         return self._take_from(connection, self._is_lapsed())
