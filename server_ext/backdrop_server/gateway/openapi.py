@@ -49,12 +49,13 @@ _MEANINGS = {
 }
 _HELP = {
     "samples": "Pictures to make; sample k has the seed seed + k.",
-    "num_inference_steps": "Steps of the sampler.",
-    "guidance_scale": "How strongly the prompt is followed.",
-    "seed": "-1 is random.",
-    "strength": "How much of the background is repainted.",
-    "cn_weight": "ControlNet: how strongly the product's edges hold.",
-    "ip_adapter_weight": "IP-Adapter: how strongly the reference picture speaks.",
+    "num_inference_steps": "Steps of the sampler. More take longer; 25 are enough for most.",
+    "guidance_scale": "How strongly the prompt is followed. Recommended: 5 to 9.",
+    "seed": "-1 is random. The same seed with the same settings gives the same picture.",
+    "strength": "How much of the background is repainted. Recommended: 1, all of it.",
+    "cn_weight": "ControlNet: how strongly the product's edges hold. Recommended: high, 0.9 or more.",
+    "ip_adapter_weight": "IP-Adapter: how strongly the reference picture speaks. Recommended: 0.5; "
+    "above, its colours creep into the product.",
 }
 
 
@@ -118,11 +119,17 @@ def _replace_fields() -> Schema:
                 "type": "string",
                 "enum": list(SCHEDULERS),
                 "default": ReplaceOptions("").scheduler,
+                "description": "Heun and the two DPM2 evaluate the network twice a step.",
             }
         ),
         "preserve_subject": _flag(True, "False: the model's raw output at its working size."),
         "output_format": _optional(
-            {"type": "string", "enum": list(OUTPUT_FORMATS), "default": "jpeg"}
+            {
+                "type": "string",
+                "enum": list(OUTPUT_FORMATS),
+                "default": "jpeg",
+                "description": "Of the picture's file.",
+            }
         ),
         "base64": _flag(None, "JSON with base64 in place of bytes (v1) or links (v2)."),
         "dry_run": _flag(False, "Only check the request and say what it would cost."),
