@@ -48,7 +48,7 @@ _MEANINGS = {
     503: "At capacity, or no Triton is up.",
 }
 _HELP = {
-    "samples": "Pictures to make; sample k has the seed seed + k.",
+    "samples": "Pictures to make at once; sample k has the seed seed + k.",
     "num_inference_steps": "Steps of the sampler. More take longer; 25 are enough for most.",
     "guidance_scale": "How strongly the prompt is followed. Recommended: 5 to 9.",
     "seed": "-1 is random. The same seed with the same settings gives the same picture.",

@@ -43,7 +43,7 @@ _HEADERS = {
 }
 # The order of the form; fields that are no setting (pictures, prompts) are in the page itself.
 _LABELS = {
-    "samples": "Pictures",
+    "samples": "How many pictures",
     "seed": "Seed",
     "output_format": "File format",
     "ip_adapter_weight": "Reference strength",

@@ -1,9 +1,9 @@
 // The mask editor: the gateway's matte over the photo, painted on, and given back as mask_image.
 
 import { call } from "/playground/api.js";
+import { $ } from "/playground/page.js";
 
-const $ = (id) => document.getElementById(id);
-const TINT = [15, 107, 102];
+const TINT = [214, 58, 92]; // the red film of retouchers
 
 /** `onUse` gets the mask as a PNG blob: white is repainted, black is kept. */
 export class MaskEditor {

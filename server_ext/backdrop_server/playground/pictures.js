@@ -1,5 +1,7 @@
 // The two wells for pictures: pick, drop, paste, examples; and the checks before anything is sent.
 
+import { Refusal } from "/playground/api.js";
+
 const MEGABYTE = 1024 * 1024;
 
 /** A picked picture; `file` is null where there is none. */
@@ -51,7 +53,9 @@ export class PictureWell {
 
   /** The file as base64. */
   async text() {
-    this.base64 ??= await toBase64(this.file);
+    this.base64 ??= await toBase64(this.file).catch(() => {
+      throw new Refusal(`“${this.file.name}” can no longer be read. Choose it again.`);
+    });
     return this.base64;
   }
 

@@ -1,8 +1,8 @@
 // The finished pictures: before and after, samples side by side, the download.
 
+import { $, format } from "/playground/page.js";
 import { element } from "/playground/settings.js";
 
-const $ = (id) => document.getElementById(id);
 let urls = [];
 
 const urlOf = (blob) => {
@@ -24,8 +24,8 @@ export function show(run) {
     after.src = url;
     $("download").href = url;
     $("download").download = `backdrop-${seed}.${run.values.output_format === "jpeg" ? "jpg" : run.values.output_format}`;
-    $("facts").textContent = [`Seed ${seed}`, run.credits && `${run.credits} credits`, `${run.seconds} s`]
-      .filter(Boolean).join(" · ");
+    $("facts").textContent = [`Seed ${seed}`, `${format(run.credits)} credits`, `${run.seconds.toFixed(1)} s`]
+      .join(" · ");
     buttons.forEach((button, place) => button.setAttribute("aria-pressed", String(place === index)));
   };
   buttons.forEach((button, index) => button.addEventListener("click", () => choose(index)));
