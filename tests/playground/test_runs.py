@@ -16,7 +16,7 @@ def test_examples_to_a_picture_with_progress(visit: Visit) -> None:
     page = visit.page
     page.get_by_role("button", name="Use the example: a bottle on grey").click()
     page.get_by_role("button", name="Use the example: a wooden deck at sunset").click()
-    expect(page.locator("#drop-ref_image .file")).to_contain_text("reference.jpg · 1024 × 768")
+    expect(page.locator("#drop-ref_image .file")).to_contain_text("reference.jpg · 1024 \u00d7 768")
     page.fill("#prompt", "a bottle of soap on a beach at sunset")
     visit.set(num_inference_steps="60", output_format="png")
     expect(page.locator("#price")).to_contain_text("credits")
@@ -32,7 +32,7 @@ def test_examples_to_a_picture_with_progress(visit: Visit) -> None:
 def test_dropped_and_pasted_pictures(visit: Visit) -> None:
     page = visit.page
     drop(page, "#drop-image", "dropped.png", pictures.png(pictures.product()))
-    expect(page.locator("#drop-image .file")).to_have_text("dropped.png · 300 × 200")
+    expect(page.locator("#drop-image .file")).to_have_text("dropped.png · 300 \u00d7 200")
     page.evaluate(
         """async () => {
             const canvas = new OffscreenCanvas(90, 60);
@@ -43,7 +43,7 @@ def test_dropped_and_pasted_pictures(visit: Visit) -> None:
             document.body.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true }));
         }"""
     )
-    expect(page.locator("#drop-ref_image .file")).to_have_text("pasted.png · 90 × 60")
+    expect(page.locator("#drop-ref_image .file")).to_have_text("pasted.png · 90 \u00d7 60")
     drop(page, "body", "beside.png", pictures.png(pictures.product()))
     assert page.url == visit.gateway.url + "/"
     page.fill("#prompt", "a table")

@@ -32,7 +32,7 @@ export async function copyCode() {
   const { code } = await currentCode();
   await copyText(code);
   $("copy").textContent = "Copied";
-  say("The code is copied.");
+  say(`The ${document.querySelector("[name=language]:checked").value} code is copied.`);
   setTimeout(() => ($("copy").textContent = "Copy"), 1500);
 }
 
