@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
@@ -42,7 +43,7 @@ def open_page(browser: Browser, gateway: GatewayProcess) -> Iterator[Open]:
     """Open the page as a new visitor; at the end no visit may have seen anything untoward."""
     with contextlib.ExitStack() as visits:
 
-        def enter(at: GatewayProcess = gateway, **options: object) -> Visit:
+        def enter(at: GatewayProcess = gateway, **options: Any) -> Visit:
             return visits.enter_context(visiting(browser, at, **options))
 
         yield enter
