@@ -24,14 +24,12 @@ function changed() {
 async function openMask() {
   showError(key.get() ? "" : "An API key is needed to find the product in the photo.");
   if (!key.get()) return openKey(true);
-  $("mask-open").disabled = true;
   $("mask-state").textContent = "Looking for the product…";
   try {
     await editor.open(page.wells[0]);
   } catch (error) {
     report(error);
   } finally {
-    $("mask-open").disabled = false;
     showMaskState();
   }
 }

@@ -1,7 +1,7 @@
 // The history as it is shown.
 
 import * as history from "/playground/history.js";
-import { $, page, showError } from "/playground/page.js";
+import { $, page, revealStage, showError } from "/playground/page.js";
 import { isRunning, showRun } from "/playground/run.js";
 import { element } from "/playground/settings.js";
 
@@ -36,7 +36,7 @@ function historyItem(record) {
     page.settings.fill({ ...record.values, seed: record.seeds[0] });
     showError("");
     showRun(record);
-    $("stage").scrollIntoView({ block: "nearest" });
+    revealStage();
     onFill();
   });
   const remove = element("button", { type: "button", className: "remove", textContent: "×" });

@@ -31,29 +31,31 @@ export class MaskEditor {
 
   /** Drop the mask: the photo is another one. */
   forget() {
-    this.well = null;
+    this.file = null;
     this.strokes = [];
     this.used = []; // the strokes of the mask that is in use
   }
 
   /** Open the editor for the picture of a well. Throws a Refusal where there is no matte. */
   async open(well) {
-    if (this.well !== well || this.file !== well.file) {
+    const file = well.file;
+    if (this.file !== file) {
       const body = { image: await well.text() };
       const answer = await call("/v2/bg-replace/matte", { method: "POST", body });
-      await this.#load(await createImageBitmap(await answer.blob()));
+      const matte = await createImageBitmap(await answer.blob());
+      if (well.file !== file) return; // another photo was picked meanwhile
       this.forget();
-      this.well = well;
-      this.file = well.file;
+      this.#load(matte);
+      this.file = file;
     }
+    if (this.dialog.open) return;
     $("mask-photo").src = well.image.src;
-    $("mask-error").hidden = true;
     this.#redraw();
     this.dialog.showModal();
     this.veil.focus();
   }
 
-  async #load(matte) {
+  #load(matte) {
     const { width, height } = matte;
     Object.assign(this.veil, { width, height });
     this.context.drawImage(matte, 0, 0);

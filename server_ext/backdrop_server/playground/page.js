@@ -13,6 +13,12 @@ export function showError(sentence) {
   if (sentence) $("error").scrollIntoView({ block: "nearest" });
 }
 
+/** Bring the stage into view where it is not: on a narrow screen it lies below the form. */
+export function revealStage() {
+  const { top, bottom } = $("stage").getBoundingClientRect();
+  if (top > innerHeight / 2 || bottom < innerHeight / 4) $("stage").scrollIntoView();
+}
+
 /** Show one of the stage's three faces. */
 export function face(id) {
   for (const name of ["empty", "progress", "result"]) $(name).hidden = name !== id;

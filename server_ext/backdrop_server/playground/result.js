@@ -16,6 +16,7 @@ export function show(run) {
   urls.forEach((url) => URL.revokeObjectURL(url));
   urls = [];
   const [before, after] = $("compare").querySelectorAll("img");
+  before.onload = () => $("compare").style.setProperty("--ratio", before.naturalWidth / before.naturalHeight);
   before.src = urlOf(run.product);
   const pictures = run.pictures.map((blob, index) => ({ url: urlOf(blob), seed: run.seeds[index] }));
   const buttons = pictures.map((picture) => sampleButton(picture));

@@ -3,13 +3,16 @@
 import { report, openKey } from "/playground/account.js";
 import { Refusal, asSentence, call, follow, key, submit } from "/playground/api.js";
 import * as history from "/playground/history.js";
-import { $, face, format, page, say, showError } from "/playground/page.js";
+import { $, face, format, page, revealStage, say, showError } from "/playground/page.js";
 import { quote } from "/playground/price.js";
 import * as result from "/playground/result.js";
 
 const CANCELLED = /cancelled/;
 let running = null; // { id, isCancelled } of the job that is followed now
 let onEnd = () => {};
+
+/** The button keeps its focus, which it would lose if it were disabled. */
+const setRunning = (is) => $("run").setAttribute("aria-disabled", String(is));
 
 export const isRunning = () => running !== null;
 
@@ -45,9 +48,9 @@ export async function run() {
   const [product, reference] = page.wells;
   const values = page.settings.values();
   running = { id: null, isCancelled: false };
-  $("run").disabled = true;
+  setRunning(true);
   showProgress({ status: "SENDING" });
-  $("stage").scrollIntoView({ block: "nearest" });
+  revealStage();
   try {
     const body = { ...values, image: await product.text(), ref_image: await reference.text(), base64: true };
     if (page.mask) body.mask_image = page.mask.base64;
@@ -62,7 +65,7 @@ export async function run() {
 
 function failed(error) {
   running = null;
-  $("run").disabled = false;
+  setRunning(false);
   face(shownRun ? "result" : "empty");
   quote();
   report(error);
@@ -95,7 +98,7 @@ async function finish(record) {
   record.thumbnail = await history.thumbnail(record.pictures[0]);
   record.isOpen = false;
   running = null;
-  $("run").disabled = false;
+  setRunning(false);
   showRun(record);
   say(record.pictures.length > 1 ? `Done: ${record.pictures.length} pictures.` : "Done: the picture is there.");
   if (!(await history.keep(record))) $("history-empty").textContent = "This browser keeps no history.";
@@ -152,7 +155,7 @@ export async function resume() {
   const [open] = (await history.all()).filter((record) => record.isOpen);
   if (!open || !key.get()) return;
   running = { id: open.id, isCancelled: false };
-  $("run").disabled = true;
+  setRunning(true);
   showProgress({ status: "QUEUED" });
   try {
     await finish(open);
