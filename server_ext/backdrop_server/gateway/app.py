@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
 from backdrop_server.errors import BackdropError
-from backdrop_server.gateway import routes_health, routes_v1, routes_v2
+from backdrop_server.gateway import page, routes_health, routes_v1, routes_v2
 from backdrop_server.gateway.errors import FailedJobError, kind_of, retry_after_of, status_of
 from backdrop_server.gateway.gateway import Gateway
 from backdrop_server.gateway.metrics import Metrics
@@ -24,7 +24,7 @@ from backdrop_server.gateway.middleware import Around
 from backdrop_server.settings import Settings
 
 log = logging.getLogger("backdrop")
-_ROUTERS = (routes_v1.router, routes_v2.router, routes_health.router)
+_ROUTERS = (routes_v1.router, routes_v2.router, routes_health.router, page.router)
 _ROUTES = [route for router in _ROUTERS for route in router.routes if isinstance(route, Route)]
 DRAIN_SECONDS = 20.0
 """For jobs that nobody waits for on a connection; what is left then goes on at the next start."""

@@ -49,13 +49,14 @@ _MEANINGS = {
     503: "At capacity, or no Triton is up.",
 }
 _HELP = {
-    "samples": "Pictures to make; sample k has the seed seed + k.",
-    "num_inference_steps": "Steps of the sampler.",
-    "guidance_scale": "How strongly the prompt is followed.",
-    "seed": "-1 is random.",
-    "strength": "How much of the background is repainted.",
-    "cn_weight": "ControlNet: how strongly the product's edges hold.",
-    "ip_adapter_weight": "IP-Adapter: how strongly the reference picture speaks.",
+    "samples": "Pictures to make at once; sample k has the seed seed + k.",
+    "num_inference_steps": "Steps of the sampler. More take longer; 25 are enough for most.",
+    "guidance_scale": "How strongly the prompt is followed. Recommended: 5 to 9.",
+    "seed": "-1 is random. The same seed with the same settings gives the same picture.",
+    "strength": "How much of the background is repainted. Recommended: 1, all of it.",
+    "cn_weight": "ControlNet: how strongly the product's edges hold. Recommended: high, 0.9 or more.",
+    "ip_adapter_weight": "IP-Adapter: how strongly the reference picture speaks. Recommended: 0.5; "
+    "above, its colours creep into the product.",
     "shadow_direction": "Where the shadow falls, degrees clockwise from the right.",
     "shadow_strength": "How much light the shadow takes.",
 }
@@ -121,13 +122,26 @@ def _replace_fields() -> Schema:
                 "type": "string",
                 "enum": list(SCHEDULERS),
                 "default": ReplaceOptions("").scheduler,
+                "description": "Heun and the two DPM2 evaluate the network twice a step.",
             }
         ),
         "preserve_subject": _flag(True, "False: the model's raw output at its working size."),
         "output_format": _optional(
-            {"type": "string", "enum": list(OUTPUT_FORMATS), "default": "jpeg"}
+            {
+                "type": "string",
+                "enum": list(OUTPUT_FORMATS),
+                "default": "jpeg",
+                "description": "Of the picture's file.",
+            }
         ),
-        "shadow": _optional({"type": "string", "enum": list(SHADOWS), "default": "off"}),
+        "shadow": _optional(
+            {
+                "type": "string",
+                "enum": list(SHADOWS),
+                "default": "off",
+                "description": "A shadow of the product on the new ground.",
+            }
+        ),
         "harmonize": _flag(False, "Let the surroundings' light fall on the product's edge."),
         "base64": _flag(None, "JSON with base64 in place of bytes (v1) or links (v2)."),
         "layers": _flag(False, "v2: background, shadow and product apart, as RGBA PNG files."),

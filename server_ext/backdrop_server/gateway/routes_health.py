@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.responses import JSONResponse
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
@@ -14,12 +14,6 @@ from backdrop_server.gateway.runner import read
 
 router = APIRouter(tags=["health"])
 _OBJECT: openapi.Schema = {"type": "object"}
-
-
-@router.get("/", include_in_schema=False)
-async def root() -> RedirectResponse:
-    """The documentation of the API."""
-    return RedirectResponse("/docs")
 
 
 @router.get("/healthz", summary="Alive", responses={200: openapi.json_answer("It is.", _OBJECT)})
