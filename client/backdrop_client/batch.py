@@ -27,7 +27,7 @@ from backdrop_client.errors import (
 from backdrop_client.fields import loaded, suffix_of
 from backdrop_client.journal import Journal
 from backdrop_client.results import Result
-from backdrop_client.rows import Row
+from backdrop_client.rows import Row, names_of
 
 _FINAL = (JobFailed, InvalidInput, NotFound)
 """Errors with which a request has ended; after others the same request may still be running."""
@@ -130,8 +130,7 @@ def write_pictures(folder: Path, name: str, suffix: str, result: Result) -> list
 
     A file is whole or not there. Raises BackdropError where it cannot be written.
     """
-    count = len(result.image_bytes)
-    names = [f"{name}{suffix}"] if count == 1 else [f"{name}-{k + 1}{suffix}" for k in range(count)]
+    names = [f"{each}{suffix}" for each in names_of(name, len(result.image_bytes))]
     for file, data in zip(names, result.image_bytes, strict=True):
         _write_whole(folder / file, data)
     return names

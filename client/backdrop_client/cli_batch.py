@@ -13,11 +13,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from backdrop_client.batch import Batch, Outcome, Submit
-from backdrop_client.cli_errors import FAILED, console, exit_status_of
+from backdrop_client.cli_console import FAILED, exit_status_of, progress_bar
 from backdrop_client.errors import BackdropError, InvalidInput
 from backdrop_client.journal import Journal
 from backdrop_client.rows import Row
@@ -39,12 +38,8 @@ def run_batch(
 
 
 def _run_all(batch: Batch, rows: Sequence[Row], concurrency: int) -> list[Outcome]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     outcomes = []
-    with (
-        Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar,
-        contextlib.closing(batch.run(rows, concurrency)) as running,
-    ):
+    with progress_bar() as bar, contextlib.closing(batch.run(rows, concurrency)) as running:
         task = bar.add_task("pictures", total=len(rows))
         for outcome in running:
             outcomes.append(outcome)

@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from backdrop_client.batch import Submit, write_pictures
 from backdrop_client.cli_batch import run_batch
-from backdrop_client.cli_errors import EXITS, console, one_sentence
+from backdrop_client.cli_console import EXITS, console, one_sentence, progress_bar
 from backdrop_client.client import RETRIES, Backdrop
 from backdrop_client.errors import invalid
 from backdrop_client.fields import FORMATS, is_link, suffix_of
 from backdrop_client.over_triton import TritonBackdrop
-from backdrop_client.results import Progress as Seen
-from backdrop_client.results import Result
+from backdrop_client.results import Progress, Result
 from backdrop_client.rows import read_rows
 
 Client = Backdrop | TritonBackdrop
@@ -190,10 +188,10 @@ def _replace_one(
 ) -> None:
     path = _output_path(source, output, fields)
     request = _complete(source, fields)
-    with server.client() as client, _bar() as bar:
+    with server.client() as client, progress_bar() as bar:
         task = bar.add_task("waiting", total=None)
 
-        def show(seen: Seen) -> None:
+        def show(seen: Progress) -> None:
             words = "painting" if seen.step else "waiting"
             bar.update(task, completed=seen.step, total=seen.total or None, description=words)
 
@@ -258,11 +256,6 @@ def _output_path(source: str, output: Path | None, fields: dict[str, Any]) -> Pa
             raise invalid("output", f"{output.name!r} is of no known format", ", ".join(FORMATS))
         fields["output_format"] = FORMATS[output.suffix.lower()]
     return output
-
-
-def _bar() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
 
 
 def _tell(result: Result, files: list[str], *, as_json: bool) -> None:

@@ -41,13 +41,23 @@ def read_rows(source: Path, defaults: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
+def names_of(name: str, samples: int) -> list[str]:
+    """Names of a request's files without suffix: ``name``, or ``name-1`` and so on for several."""
+    return [name] if samples == 1 else [f"{name}-{k + 1}" for k in range(samples)]
+
+
 def _of_folder(folder: Path, defaults: Mapping[str, Any]) -> list[Row]:
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
+    paths = sorted(path for path in folder.iterdir() if _is_photo(path))
     stems = collections.Counter(path.stem for path in paths)
     return [
         Row(path.stem if stems[path.stem] == 1 else path.name, {**defaults, "image": path})
         for path in paths
     ]
+
+
+def _is_photo(path: Path) -> bool:
+    is_hidden = path.name.startswith(".")
+    return path.suffix.lower() in PICTURE_SUFFIXES and not is_hidden and path.is_file()
 
 
 def _of_csv(path: Path, defaults: Mapping[str, Any]) -> list[Row]:
@@ -72,7 +82,13 @@ def _check_columns(columns: Any) -> None:
 
 
 def _check_names(rows: list[Row]) -> None:
-    for name, count in collections.Counter(row.name.lower() for row in rows).items():
+    """No two lines may write one file, on a disk that takes A for a either."""
+    names = [
+        name.lower()
+        for row in rows
+        for name in names_of(row.name, int(row.fields.get("samples", 1)))
+    ]
+    for name, count in collections.Counter(names).items():
         if count > 1:
             raise invalid("output", f"{name!r} is there {count} times", "one name a line")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,18 @@ def run(*arguments: object, cwd: Path, **options: Any) -> subprocess.CompletedPr
         capture_output=True,
         text=True,
         check=False,
+    )
+
+
+def start(*arguments: object, cwd: Path, **options: Any) -> subprocess.Popen[str]:
+    """Start the command; it hears Ctrl-C even where these tests do not, in a shell's background."""
+    return subprocess.Popen(
+        [BACKDROP, *map(str, arguments)],
+        cwd=cwd,
+        env=environment(**options),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
 
 

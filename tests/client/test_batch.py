@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 from collections import Counter
-from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from backdrop_client import Backdrop
 from backdrop_client.journal import NAME
 from backdrop_server.triton.launcher import TritonServer
 from tests import pictures
-from tests.client.commands import BACKDROP, assert_one_sentence, environment, run
+from tests.client.commands import assert_one_sentence, run, start
 from tests.client.samples import PRODUCT, SCENE, fields
 from tests.gateway.books import all_jobs, check_books
 from tests.gateway.servers import GatewayProcess, free_port, gateway_process, wait_until
@@ -47,16 +45,6 @@ def entries(folder: Path, event: str) -> list[dict[str, Any]]:
     return [entry for entry in map(json.loads, lines) if entry.get("event") == event]
 
 
-def start(arguments: Sequence[object], cwd: Path, **way: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [BACKDROP, *map(str, arguments)],
-        cwd=cwd,
-        env=environment(**way),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 @pytest.mark.triton
 def test_a_batch_that_is_killed_half_way_ends_with_all_and_none_twice(
     server: TritonServer, tmp_path: Path
@@ -66,7 +54,7 @@ def test_a_batch_that_is_killed_half_way_ends_with_all_and_none_twice(
     call = ("replace", "photos", *SCENE_AND_PROMPT, *QUICK, "-o", out, "--concurrency", 8)
     with gateway_process(tmp_path / "gateway", server.http_url) as gateway:
         way = {"url": gateway.url, "key": gateway.make_key("100")}
-        with start(call, tmp_path, **way) as process:
+        with start(*call, cwd=tmp_path, **way) as process:
             wait_until(lambda: len(entries(out, "done")) >= PHOTOS // 2, 300)
             process.kill()
         assert process.returncode == -signal.SIGKILL
@@ -221,7 +209,7 @@ def test_ctrl_c_leaves_the_jobs_to_the_next_start(tmp_path: Path, gateway: Gatew
     way = {"url": gateway.url, "key": gateway.make_key()}
     slow = ("--scheduler", "Euler", "--steps", 100, "-o", "out", "--concurrency", 3)
     call = ("replace", "photos", *SCENE_AND_PROMPT, *slow)
-    with start(call, tmp_path, **way) as process:
+    with start(*call, cwd=tmp_path, **way) as process:
         wait_until(lambda: len(all_jobs(gateway)) == jobs + 3, 120)
         time.sleep(0.3)
         os.kill(process.pid, signal.SIGINT)
@@ -238,7 +226,7 @@ def test_two_batches_do_not_write_to_one_folder(tmp_path: Path, gateway: Gateway
     photos(tmp_path / "photos", 1)
     way = {"url": gateway.url, "key": gateway.make_key()}
     call = ("replace", "photos", *SCENE_AND_PROMPT, "--steps", 100, "-o", "out")
-    with start(call, tmp_path, **way) as first:
+    with start(*call, cwd=tmp_path, **way) as first:
         wait_until(lambda: bool(entries(tmp_path / "out", "submit")), 120)
         second = run(*call, cwd=tmp_path, **way)
         assert_one_sentence(second, 1, "another batch is writing to out now")

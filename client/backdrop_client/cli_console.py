@@ -1,4 +1,4 @@
-"""How a command fails: one sentence on stderr, and an exit status that scripts can go by."""
+"""What a command shows on stderr: a bar, and where it fails one sentence with its exit status."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from typing import NoReturn
 
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from backdrop_client.errors import (
     BackdropError,
@@ -34,6 +42,14 @@ _STATUSES: tuple[tuple[type[BackdropError], int], ...] = (
 def exit_status_of(error: BackdropError) -> int:
     """The exit status that an error ends with."""
     return next((status for kind, status in _STATUSES if isinstance(error, kind)), FAILED)
+
+
+def progress_bar() -> Progress:
+    """On a terminal; elsewhere nothing is shown."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    hidden = not console.is_terminal
+    return Progress(*columns, *times, console=console, transient=True, disable=hidden)
 
 
 def fail(sentence: str, status: int) -> NoReturn:
