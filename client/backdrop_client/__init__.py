@@ -1,6 +1,7 @@
 """The Python client of Backdrop: over REST ``Backdrop`` and ``AsyncBackdrop``, or Triton itself."""
 
-from backdrop_client.client import AsyncBackdrop, AsyncJob, Backdrop, Job
+from backdrop_client.aio import AsyncBackdrop, AsyncJob
+from backdrop_client.client import Backdrop, Job
 from backdrop_client.errors import (
     BackdropError,
     InvalidInput,

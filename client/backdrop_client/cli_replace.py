@@ -14,9 +14,10 @@ import typer
 from backdrop_client.batch import Submit, write_pictures
 from backdrop_client.cli_batch import run_batch
 from backdrop_client.cli_console import EXITS, console, one_sentence, progress_bar
-from backdrop_client.client import RETRIES, Backdrop
+from backdrop_client.client import Backdrop
 from backdrop_client.errors import invalid
 from backdrop_client.fields import FORMATS, is_link, suffix_of
+from backdrop_client.http_calls import RETRIES
 from backdrop_client.over_triton import TritonBackdrop
 from backdrop_client.results import Progress, Result
 from backdrop_client.rows import read_rows

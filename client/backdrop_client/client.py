@@ -1,4 +1,4 @@
-"""``Backdrop`` and ``AsyncBackdrop``: the same calls, one with threads, one with asyncio."""
+"""``Backdrop``: the client for ordinary code and threads."""
 
 from __future__ import annotations
 
@@ -9,9 +9,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from backdrop_client import flows
 from backdrop_client.address import Address
-from backdrop_client.errors import ServerUnreachable
 from backdrop_client.fields import Picture, json_body
 from backdrop_client.flows import Call, Flow, OnProgress, Pause, Reply
+from backdrop_client.http_calls import (
+    RETRIES,
+    TIMEOUT,
+    all_fields,
+    client_options,
+    reply_of,
+    request_arguments,
+    unreachable,
+)
 from backdrop_client.results import Quote, Result, Status
 
 if TYPE_CHECKING:
@@ -20,9 +28,6 @@ if TYPE_CHECKING:
     from backdrop_client.over_triton import TritonBackdrop
 
 T = TypeVar("T")
-RETRIES = 5
-TIMEOUT = 60.0
-_CONNECT_SECONDS = 10.0
 
 
 class Backdrop:
@@ -47,7 +52,7 @@ class Backdrop:
 
         self._address = Address.of(url, key)
         self._retries = retries
-        self._http = httpx.Client(**_options(self._address, timeout), transport=transport)
+        self._http = httpx.Client(**client_options(self._address, timeout), transport=transport)
 
     @staticmethod
     def triton(url: str) -> TritonBackdrop:
@@ -73,7 +78,7 @@ class Backdrop:
         that has changed. ``timeout``: seconds in all. A call that ends early (timeout, Ctrl-C, an
         exception in ``on_progress``) cancels its job. Raises BackdropError.
         """
-        content = json_body(_all(image, ref_image, prompt, fields), base64=True)
+        content = json_body(all_fields(image, ref_image, prompt, fields), base64=True)
         flow = flows.replace(content, idempotency_key, timeout, on_progress, self._retries)
         return self._run(flow)
 
@@ -87,7 +92,7 @@ class Backdrop:
         **fields: Any,
     ) -> Job:
         """As ``replace``, without waiting. The job ends whatever happens to this process."""
-        content = json_body(_all(image, ref_image, prompt, fields), base64=True)
+        content = json_body(all_fields(image, ref_image, prompt, fields), base64=True)
         return self.job(self._run(flows.submit(content, idempotency_key, self._retries)))
 
     def job(self, request_id: str) -> Job:
@@ -96,7 +101,7 @@ class Backdrop:
 
     def quote(self, *, image: Picture, ref_image: Picture, prompt: str, **fields: Any) -> Quote:
         """What ``replace`` would cost; everything is checked, nothing is made or billed."""
-        content = json_body(_all(image, ref_image, prompt, fields), dry_run=True)
+        content = json_body(all_fields(image, ref_image, prompt, fields), dry_run=True)
         return self._run(flows.quote(content, self._retries))
 
     def credits(self) -> Decimal:
@@ -143,121 +148,9 @@ class Backdrop:
             time.sleep(step.seconds)
             return None
         try:
-            return _reply(self._http.request(**_request(step)))
+            return reply_of(self._http.request(**request_arguments(step)))
         except httpx.RequestError as error:
-            raise _unreachable(self._address, error) from None
-
-
-class AsyncBackdrop:
-    """``Backdrop`` for asyncio: the same arguments; ``aclose`` it, or use ``async with``.
-
-    ``on_progress`` is a plain function, called in the event loop. A cancelled task cancels its job.
-    """
-
-    def __init__(
-        self,
-        url: str | None = None,
-        key: str | None = None,
-        *,
-        retries: int = RETRIES,
-        timeout: float = TIMEOUT,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        import httpx
-
-        self._address = Address.of(url, key)
-        self._retries = retries
-        self._http = httpx.AsyncClient(**_options(self._address, timeout), transport=transport)
-
-    async def replace(
-        self,
-        *,
-        image: Picture,
-        ref_image: Picture,
-        prompt: str,
-        on_progress: OnProgress | None = None,
-        timeout: float | None = None,
-        idempotency_key: str | None = None,
-        **fields: Any,
-    ) -> Result:
-        """See ``Backdrop.replace``."""
-        content = await _body(_all(image, ref_image, prompt, fields), base64=True)
-        flow = flows.replace(content, idempotency_key, timeout, on_progress, self._retries)
-        return await self._run(flow)
-
-    async def submit(
-        self,
-        *,
-        image: Picture,
-        ref_image: Picture,
-        prompt: str,
-        idempotency_key: str | None = None,
-        **fields: Any,
-    ) -> AsyncJob:
-        """See ``Backdrop.submit``."""
-        content = await _body(_all(image, ref_image, prompt, fields), base64=True)
-        return self.job(await self._run(flows.submit(content, idempotency_key, self._retries)))
-
-    def job(self, request_id: str) -> AsyncJob:
-        """See ``Backdrop.job``."""
-        return AsyncJob(self, request_id)
-
-    async def quote(
-        self, *, image: Picture, ref_image: Picture, prompt: str, **fields: Any
-    ) -> Quote:
-        """See ``Backdrop.quote``."""
-        content = await _body(_all(image, ref_image, prompt, fields), dry_run=True)
-        return await self._run(flows.quote(content, self._retries))
-
-    async def credits(self) -> Decimal:
-        """See ``Backdrop.credits``."""
-        return await self._run(flows.credits_left(self._retries))
-
-    async def aclose(self) -> None:
-        """Close the connections; jobs go on."""
-        await self._http.aclose()
-
-    async def __aenter__(self) -> AsyncBackdrop:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
-    def __repr__(self) -> str:
-        return f"AsyncBackdrop({self._address.shown!r})"
-
-    async def _run(self, flow: Flow[T]) -> T:
-        """As ``Backdrop._run``."""
-        try:
-            step = next(flow)
-            while True:
-                try:
-                    reply = await self._do(step)
-                except BaseException as error:  # a cancelled task too
-                    step = flow.throw(error)
-                else:
-                    step = flow.send(reply)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-
-    async def _do(self, step: Call | Pause) -> Reply | None:
-        import asyncio
-
-        import httpx
-
-        if isinstance(step, Pause):
-            await asyncio.sleep(step.seconds)
-            return None
-        try:
-            return _reply(await self._http.request(**_request(step)))
-        except httpx.RequestError as error:
-            raise _unreachable(self._address, error) from None
+            raise unreachable(self._address, error) from None
 
 
 class Job:
@@ -282,70 +175,3 @@ class Job:
 
     def __repr__(self) -> str:
         return f"Job({self.request_id!r})"
-
-
-class AsyncJob:
-    """``Job`` for asyncio."""
-
-    def __init__(self, client: AsyncBackdrop, request_id: str) -> None:
-        self._client = client
-        self.request_id = request_id
-
-    async def status(self) -> Status:
-        """See ``Job.status``."""
-        return await self._client._run(flows.status(self.request_id, self._client._retries))
-
-    async def wait(
-        self,
-        timeout: float | None = None,
-        on_progress: OnProgress | None = None,
-    ) -> Result:
-        """See ``Job.wait``."""
-        client = self._client
-        return await client._run(flows.wait(self.request_id, timeout, on_progress, client._retries))
-
-    async def cancel(self) -> Status:
-        """See ``Job.cancel``."""
-        return await self._client._run(flows.cancel(self.request_id, self._client._retries))
-
-    def __repr__(self) -> str:
-        return f"AsyncJob({self.request_id!r})"
-
-
-def _all(image: Picture, ref_image: Picture, prompt: str, fields: dict[str, Any]) -> dict[str, Any]:
-    return {"image": image, "ref_image": ref_image, "prompt": prompt, **fields}
-
-
-async def _body(fields: dict[str, Any], **more: object) -> bytes:
-    """Files are read and images encoded beside the event loop."""
-    import asyncio
-
-    return await asyncio.to_thread(json_body, fields, **more)
-
-
-def _options(address: Address, timeout: float) -> dict[str, Any]:
-    import httpx
-
-    return {
-        "base_url": address.url,
-        "headers": {"x-api-key": address.key, "user-agent": "backdrop-client"},
-        "timeout": httpx.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS)),
-    }
-
-
-def _request(call: Call) -> dict[str, Any]:
-    return {
-        "method": call.method,
-        "url": call.path,
-        "content": call.content,
-        "headers": dict(call.headers),
-    }
-
-
-def _reply(response: httpx.Response) -> Reply:
-    return Reply(response.status_code, response.headers, response.content)
-
-
-def _unreachable(address: Address, error: Exception) -> ServerUnreachable:
-    reason = str(error) or type(error).__name__
-    return ServerUnreachable(f"no answer from {address.shown}: {reason}")

@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Generator, Mapping
 from decimal import Decimal
 from typing import Any, TypeVar
+from urllib.parse import quote as quoted
 
 from backdrop_client.errors import (
     BackdropError,
@@ -96,13 +97,13 @@ def credits_left(retries: int) -> Flow[Decimal]:
 
 def status(request_id: str, retries: int) -> Flow[Status]:
     """Where a job is."""
-    call = Call("GET", f"/v2/requests/{request_id}/status")
+    call = Call("GET", _path_of(request_id) + "/status")
     return (yield from _ask(call, retries, Status.from_answer))
 
 
 def cancel(request_id: str, retries: int) -> Flow[Status]:
     """Cancel a job; where it is then."""
-    call = Call("DELETE", f"/v2/requests/{request_id}")
+    call = Call("DELETE", _path_of(request_id))
     return (yield from _ask(call, retries, Status.from_answer))
 
 
@@ -149,8 +150,12 @@ def replace(
         raise
 
 
+def _path_of(request_id: str) -> str:
+    return f"/v2/requests/{quoted(request_id, safe='')}"
+
+
 def _result(request_id: str, retries: int) -> Flow[Result]:
-    call = Call("GET", f"/v2/requests/{request_id}")
+    call = Call("GET", _path_of(request_id))
     return (yield from _ask(call, retries, _result_of))
 
 

@@ -83,12 +83,8 @@ def _check_columns(columns: Any) -> None:
 
 def _check_names(rows: list[Row]) -> None:
     """No two lines may write one file, on a disk that takes A for a either."""
-    names = [
-        name.lower()
-        for row in rows
-        for name in names_of(row.name, int(row.fields.get("samples", 1)))
-    ]
-    for name, count in collections.Counter(names).items():
+    names = [name for row in rows for name in names_of(row.name, row.fields.get("samples", 1))]
+    for name, count in collections.Counter(map(str.lower, names)).items():
         if count > 1:
             raise invalid("output", f"{name!r} is there {count} times", "one name a line")
 

@@ -53,7 +53,7 @@ def test_a_batch_that_is_killed_half_way_ends_with_all_and_none_twice(
     out = tmp_path / "out"
     call = ("replace", "photos", *SCENE_AND_PROMPT, *QUICK, "-o", out, "--concurrency", 8)
     with gateway_process(tmp_path / "gateway", server.http_url) as gateway:
-        way = {"url": gateway.url, "key": gateway.make_key("100")}
+        way: dict[str, Any] = {"url": gateway.url, "key": gateway.make_key("100")}
         with start(*call, cwd=tmp_path, **way) as process:
             wait_until(lambda: len(entries(out, "done")) >= PHOTOS // 2, 300)
             process.kill()
@@ -88,7 +88,7 @@ def test_a_batch_that_is_killed_half_way_ends_with_all_and_none_twice(
 @pytest.mark.triton
 def test_a_batch_goes_on_with_what_is_new(tmp_path: Path, gateway: GatewayProcess) -> None:
     photos(tmp_path / "photos", 3)
-    way = {"url": gateway.url, "key": gateway.make_key(), "cwd": tmp_path}
+    way: dict[str, Any] = {"url": gateway.url, "key": gateway.make_key(), "cwd": tmp_path}
     call = ("replace", "photos", *SCENE_AND_PROMPT, *QUICK)
     done = run(*call, **way)
     assert done.returncode == 0, done.stderr
@@ -156,7 +156,7 @@ def test_one_bad_photo_fails_alone_and_is_tried_anew(
     photos(tmp_path / "photos", 2)
     bad = tmp_path / "photos" / "bad.png"
     bad.write_bytes(pictures.damaged_png())
-    way = {"url": gateway.url, "key": gateway.make_key(), "cwd": tmp_path}
+    way: dict[str, Any] = {"url": gateway.url, "key": gateway.make_key(), "cwd": tmp_path}
     call = ("replace", "photos", *SCENE_AND_PROMPT, *QUICK)
     for _ in range(2):
         done = run(*call, **way)
@@ -206,7 +206,7 @@ def test_an_error_that_all_would_meet_stops_the_batch(
 def test_ctrl_c_leaves_the_jobs_to_the_next_start(tmp_path: Path, gateway: GatewayProcess) -> None:
     photos(tmp_path / "photos", 3)
     jobs = len(all_jobs(gateway))
-    way = {"url": gateway.url, "key": gateway.make_key()}
+    way: dict[str, Any] = {"url": gateway.url, "key": gateway.make_key()}
     slow = ("--scheduler", "Euler", "--steps", 100, "-o", "out", "--concurrency", 3)
     call = ("replace", "photos", *SCENE_AND_PROMPT, *slow)
     with start(*call, cwd=tmp_path, **way) as process:
@@ -224,7 +224,7 @@ def test_ctrl_c_leaves_the_jobs_to_the_next_start(tmp_path: Path, gateway: Gatew
 @pytest.mark.triton
 def test_two_batches_do_not_write_to_one_folder(tmp_path: Path, gateway: GatewayProcess) -> None:
     photos(tmp_path / "photos", 1)
-    way = {"url": gateway.url, "key": gateway.make_key()}
+    way: dict[str, Any] = {"url": gateway.url, "key": gateway.make_key()}
     call = ("replace", "photos", *SCENE_AND_PROMPT, "--steps", 100, "-o", "out")
     with start(*call, cwd=tmp_path, **way) as first:
         wait_until(lambda: bool(entries(tmp_path / "out", "submit")), 120)
@@ -243,6 +243,7 @@ def test_two_batches_do_not_write_to_one_folder(tmp_path: Path, gateway: Gateway
         ("image,preserve_subject\na.png,perhaps\n", "allowed: true, false"),
         ("image,output\na.png,../up\n", "output: '../up' in line 1 is no plain file name"),
         ("image,output\na.png,x\nb.png,X\n", "output: 'x' is there 2 times"),
+        ("image,samples,output\na,2,x\nb,1,X-2\n", "output: 'x-2' is there 2 times"),
         ("image,seed\na.png\n", "line 1: it has not as many cells as the header"),
         ("image,seed\na.png,1,2\n", "line 1: it has not as many cells as the header"),
         ("image\n", "image: there is nothing to do in requests.csv"),
@@ -262,7 +263,7 @@ def test_a_wrong_csv_file_is_refused_before_anything_is_sent(
 
 def test_wrong_folders(tmp_path: Path) -> None:
     photos(tmp_path / "photos", 1)
-    way = {"cwd": tmp_path, "key": "bd_key"}
+    way: dict[str, Any] = {"cwd": tmp_path, "key": "bd_key"}
     call = ("replace", "photos", *SCENE_AND_PROMPT)
     assert_one_sentence(
         run(*call, "-o", "photos", **way), 2, "output: it is the folder of the photos"

@@ -24,8 +24,8 @@ from tests.client.samples import PRODUCT, SCENE, fields
 from tests.gateway.books import all_jobs
 from tests.gateway.servers import GatewayProcess, free_port, wait_until
 
-QUICK = ("--ref", "scene.png", "-p", fields()["prompt"], "--scheduler", "Euler", "--steps", 20)
-QUICK = (*QUICK, "--strength", 0.1, "--seed", 7)
+_QUICK = ("--ref", "scene.png", "-p", fields()["prompt"], "--scheduler", "Euler", "--steps", 20)
+QUICK: tuple[object, ...] = (*_QUICK, "--strength", 0.1, "--seed", 7)
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_every_option_reaches_the_server(folder: Path, gateway: GatewayProcess) 
 
 @pytest.mark.triton
 def test_quotes_and_credits(folder: Path, gateway: GatewayProcess) -> None:
-    way = {"url": gateway.url, "key": gateway.make_key("2.5"), "cwd": folder}
+    way: dict[str, Any] = {"url": gateway.url, "key": gateway.make_key("2.5"), "cwd": folder}
     done = run("replace", "product.png", *QUICK, "--quote", "--json", **way)
     quote = json.loads(done.stdout)
     assert Decimal(quote["reserved"]) > Decimal(quote["cost"]) > 0
@@ -107,7 +107,7 @@ def test_quotes_and_credits(folder: Path, gateway: GatewayProcess) -> None:
 
 @pytest.mark.triton
 def test_failures_are_a_sentence_and_a_status(folder: Path, gateway: GatewayProcess) -> None:
-    way = {"url": gateway.url, "key": gateway.make_key("0"), "cwd": folder}
+    way: dict[str, Any] = {"url": gateway.url, "key": gateway.make_key("0"), "cwd": folder}
     call = ("replace", "product.png", *QUICK)
     assert_one_sentence(run(*call, **way), 3, "not enough credits: 0.")
     assert_one_sentence(run(*call, **(way | {"key": "bd_wrong"})), 3, "key")
@@ -117,7 +117,7 @@ def test_failures_are_a_sentence_and_a_status(folder: Path, gateway: GatewayProc
 
 def test_failures_without_a_server(folder: Path) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
-    way = {"url": nobody, "key": "bd_key", "cwd": folder}
+    way: dict[str, Any] = {"url": nobody, "key": "bd_key", "cwd": folder}
     call = ("replace", "product.png", *QUICK, "--retries", 0)
     assert_one_sentence(run(*call, **way), 4, f"no answer from {nobody}")
     assert_one_sentence(run("credits", "--retries", 0, **way), 4, f"no answer from {nobody}")

@@ -220,5 +220,6 @@ def test_a_quote_costs_nothing(client: Backdrop, gateway: GatewayProcess) -> Non
 def test_another_keys_job_is_not_found(client: Backdrop, gateway: GatewayProcess) -> None:
     with Backdrop(gateway.url, gateway.make_key()) as other:
         job = other.submit(**fields())
-    with pytest.raises(NotFound, match="there is no such request"):
-        client.job(job.request_id).status()
+    for unknown in (job.request_id, "0" * 32, "../credits", "a\nb", ""):
+        with pytest.raises(NotFound, match="there is no such"):
+            client.job(unknown).status()

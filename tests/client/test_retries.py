@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from typing import Any
 
 import httpx
 import pytest
 
 from backdrop_client import AsyncBackdrop, Backdrop, InvalidInput, Overloaded, ServerUnreachable
-from backdrop_client import client as client_module
 from tests.client.samples import fields
 from tests.gateway.books import all_jobs
 from tests.gateway.servers import GatewayProcess
@@ -102,7 +102,7 @@ Answers = list[Any]
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long the client paused; it does not really."""
     pauses: list[float] = []
-    monkeypatch.setattr(client_module.time, "sleep", pauses.append)
+    monkeypatch.setattr(time, "sleep", pauses.append)
     return pauses
 
 
@@ -123,7 +123,7 @@ def answering(answers: Answers) -> tuple[Backdrop, list[httpx.Request]]:
 
 
 FULL = (503, {"retry-after": "9"}, {"error": "the server is at capacity"})
-FINE = (200, {}, {"credits": "1.5"})
+FINE: tuple[int, dict[str, str], Any] = (200, {}, {"credits": "1.5"})
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_redirects_are_not_followed(slept: list[float]) -> None:
 
 
 def test_each_call_has_a_key_of_its_own(slept: list[float]) -> None:
-    accepted = (200, {}, {"request_id": "a"})
+    accepted: tuple[int, dict[str, str], Any] = (200, {}, {"request_id": "a"})
     client, sent = answering([FULL, accepted])
     for _ in range(2):
         client.submit(**fields())
