@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 import time
 import uuid
@@ -24,6 +25,7 @@ from backdrop_client.fields import FLAGS, INTEGERS, NUMBERS, PICTURES, Picture, 
 from backdrop_client.flows import OnProgress
 from backdrop_client.results import Progress, Result, Status
 
+_ADDRESS = re.compile(r"[^\s/@]+:[0-9]{1,5}")
 _LOOK_AGAIN = 0.1
 _CLOSE_SECONDS = 30.0
 """In which cancelled requests must have come back before the connection is closed."""
@@ -35,7 +37,7 @@ class TritonBackdrop:
     """A client of a Triton, at ``host:port`` of its gRPC; ``Backdrop.triton`` makes it.
 
     There are no keys, no bills and no durable jobs: a request ends with this process. URLs of
-    pictures are fetched here. Raises MissingExtra where tritonclient is not installed.
+    pictures are fetched here. Raises InvalidInput, and MissingExtra without tritonclient.
     """
 
     def __init__(self, url: str) -> None:
@@ -46,6 +48,8 @@ class TritonBackdrop:
         except ModuleNotFoundError:
             sentence = "tritonclient is not installed; get it with: pip install 'backdrop[triton]'"
             raise MissingExtra(sentence) from None
+        if not _ADDRESS.fullmatch(url):
+            raise invalid("triton", f"{url!r:.100} is no address", "host:port of Triton's gRPC")
         self._module: Any = grpcclient
         self._tensors = triton
         self._url = url

@@ -14,6 +14,8 @@ from backdrop_client.fields import FIELDS, FLAGS, INTEGERS, NUMBERS, PICTURES, i
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp")
 REQUIRED = ("image", "ref_image", "prompt")
+_MOST_SAMPLES = 16
+"""Beyond what any server takes: more names are not looked at."""
 _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -83,7 +85,8 @@ def _check_columns(columns: Any) -> None:
 
 def _check_names(rows: list[Row]) -> None:
     """No two lines may write one file, on a disk that takes A for a either."""
-    names = [name for row in rows for name in names_of(row.name, row.fields.get("samples", 1))]
+    counts = {row.name: min(row.fields.get("samples", 1), _MOST_SAMPLES) for row in rows}
+    names = [name for row in rows for name in names_of(row.name, counts[row.name])]
     for name, count in collections.Counter(map(str.lower, names)).items():
         if count > 1:
             raise invalid("output", f"{name!r} is there {count} times", "one name a line")

@@ -225,7 +225,8 @@ def test_ctrl_c_leaves_the_jobs_to_the_next_start(tmp_path: Path, gateway: Gatew
 def test_two_batches_do_not_write_to_one_folder(tmp_path: Path, gateway: GatewayProcess) -> None:
     photos(tmp_path / "photos", 1)
     way: dict[str, Any] = {"url": gateway.url, "key": gateway.make_key()}
-    call = ("replace", "photos", *SCENE_AND_PROMPT, "--steps", 100, "-o", "out")
+    slow = ("--scheduler", "Euler", "--steps", 100, "--samples", 2)
+    call = ("replace", "photos", *SCENE_AND_PROMPT, *slow, "-o", "out")
     with start(*call, cwd=tmp_path, **way) as first:
         wait_until(lambda: bool(entries(tmp_path / "out", "submit")), 120)
         second = run(*call, cwd=tmp_path, **way)

@@ -131,6 +131,9 @@ def test_failures_without_a_server(folder: Path) -> None:
     )
     assert_one_sentence(run("replace", "scene.png", **way), 2, "ref_image: it is missing")
     assert_one_sentence(run(*call, "--url", "gopher://a", **way), 2, "url: it is no address")
+    for wrong in ("http://127.0.0.1:1", "127.0.0.1", ""):
+        words = f"triton: '{wrong}' is no address; allowed: host:port"
+        assert_one_sentence(run(*call, "--triton", wrong, **way), 2, words)
     quote = ("--triton", "127.0.0.1:1", "--quote")
     assert_one_sentence(run(*call, *quote, **way), 2, "quote: Triton knows no prices")
 
