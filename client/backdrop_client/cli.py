@@ -1,11 +1,15 @@
-"""The ``backdrop`` command; server and export add their subcommands through entry points."""
+"""The ``backdrop`` command: the client's own; those of the server join through entry points."""
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import EntryPoint, entry_points
 
 import typer
 
+from backdrop_client import cli_replace
+
+_OWN = (["replace"], ["credits"])
 app = typer.Typer(
     help="Backdrop: replace the background of product photos.",
     no_args_is_help=True,
@@ -13,15 +17,12 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _root() -> None:
-    """Keep subcommands even when only one is installed."""
-
-
 def main() -> None:
     """Run the command line."""
-    for entry in entry_points(group="backdrop.commands"):
-        _add(entry)
+    cli_replace.register(app)
+    if sys.argv[1:2] not in _OWN:  # the server's parts take seconds to load
+        for entry in entry_points(group="backdrop.commands"):
+            _add(entry)
     app()
 
 

@@ -1,9 +1,10 @@
-"""Requests to Triton itself, over gRPC or HTTP, with the field names of the REST API."""
+"""Requests to Triton as tensors, over gRPC or HTTP, with the field names of the REST API."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,9 @@ import numpy as np
 
 OUTPUTS = ("images", "seeds", "report")
 MODEL = "replace_background"
+CONTROL = "control"
+
+_ENSEMBLE = re.compile(r"^in ensemble '\w+', ")
 
 _TYPES: Mapping[str, tuple[str, Any]] = {
     "image": ("BYTES", np.object_),
@@ -103,3 +107,24 @@ def replace(
         outputs=[module.InferRequestedOutput(name) for name in outputs],
     )
     return read_result(result)
+
+
+def control_inputs(module: Any, action: str, target: str) -> list[Any]:
+    """Inputs of the model `control`: ``action`` (status, cancel) on the request of id ``target``."""
+    inputs = []
+    for name, value in (("action", action), ("target", target)):
+        item = module.InferInput(name, [1, 1], "BYTES")
+        item.set_data_from_numpy(np.array([[value.encode()]], np.object_))
+        inputs.append(item)
+    return inputs
+
+
+def read_control(result: Any) -> dict[str, Any]:
+    """What `control` says of a request, with ``preview``: a PNG file, or no bytes."""
+    status: dict[str, Any] = json.loads(result.as_numpy("status")[0, 0])
+    return {**status, "preview": bytes(result.as_numpy("preview")[0, 0])}
+
+
+def sentence_of(error: Any) -> str:
+    """The sentence of an ``InferenceServerException``, without Triton's words for where it was."""
+    return _ENSEMBLE.sub("", error.message() or "")

@@ -29,6 +29,8 @@ from backdrop_server.errors import SetupError
 PREFIX = "BACKDROP_"
 CONFIG_VARIABLE = "BACKDROP_CONFIG"
 CONFIG_FILE = Path("backdrop.toml")
+CLIENT_VARIABLES = ("BACKDROP_URL", "BACKDROP_KEY")
+"""The client's own: a shell that has them set may start a server too."""
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -183,7 +185,7 @@ def _problem(error: Any) -> str:
 def _refuse_unknown_variables() -> None:
     known = {PREFIX + name.upper() for name in Settings.model_fields} | {CONFIG_VARIABLE}
     for name in os.environ:
-        if name.startswith(PREFIX) and name not in known:
+        if name.startswith(PREFIX) and name not in known.union(CLIENT_VARIABLES):
             close = ", ".join(sorted(known))
             raise SetupError(f"the environment variable {name} is not known; known: {close}")
 

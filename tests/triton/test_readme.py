@@ -6,7 +6,6 @@ import io
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -35,12 +34,3 @@ def test_the_curl_request(server: TritonServer, tmp_path: Path) -> None:
     picture = Image.open(io.BytesIO((tmp_path / "result.jpg").read_bytes()))
     assert picture.format == "JPEG"
     assert picture.size == (1024, 1024)
-
-
-def test_the_python_request(server: TritonServer, tmp_path: Path) -> None:
-    script = block("python", "InferenceServerClient").replace("127.0.0.1:8001", server.grpc_url)
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
-    assert done.stdout.startswith("(7,)")
-    with Image.open(tmp_path / "result.png") as picture:
-        assert picture.size == (1024, 1024)

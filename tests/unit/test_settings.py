@@ -74,6 +74,12 @@ def test_a_wrong_file_is_one_sentence(here: Path, file: str, sentence: str) -> N
     assert str(caught.value).startswith(sentence)
 
 
+def test_the_clients_variables_are_none_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKDROP_KEY", "bd_key")
+    monkeypatch.setenv("BACKDROP_URL", "http://127.0.0.1:1")
+    assert load_settings().port == 8080
+
+
 def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BACKDROP_PROT", "1")
     with pytest.raises(SetupError, match="the environment variable BACKDROP_PROT is not known"):

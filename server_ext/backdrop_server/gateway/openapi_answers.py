@@ -69,6 +69,7 @@ _SUBMITTED = _closed(
     response_url=_URL,
     events_url=_URL,
 )
+CREDITS = json_answer("The balance.", _closed(credits=_CREDITS))
 SECRET = json_answer("The secret.", _closed(secret={"type": "string", "pattern": "^whsec_"}))
 
 

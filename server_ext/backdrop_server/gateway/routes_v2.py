@@ -29,6 +29,7 @@ from backdrop_server.gateway.entrance import (
 from backdrop_server.gateway.errors import NotFoundError
 from backdrop_server.gateway.gateway import Gateway
 from backdrop_server.gateway.jobs import Job, NewJob
+from backdrop_server.gateway.money import plain
 from backdrop_server.gateway.routes_v1 import quote
 from backdrop_server.gateway.runner import read, write
 
@@ -228,6 +229,20 @@ async def picture(
         raise gone from None
     media_type = MEDIA_TYPES[name.rpartition(".")[2]]
     return Response(data, media_type=media_type, headers={"cache-control": "private, max-age=3600"})
+
+
+@router.get(
+    "/v2/credits",
+    summary="What the key can still spend",
+    responses={
+        200: openapi_answers.CREDITS,
+        **openapi.errors(401, 500, 503),
+    },
+)
+async def credits_left(request: Request, key: AnyKey) -> JSONResponse:
+    """Without what is reserved for open requests."""
+    balance = plain(await gateway_of(request).submissions.balance(key))
+    return JSONResponse({"credits": balance})
 
 
 @router.get(

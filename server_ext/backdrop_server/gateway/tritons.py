@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -20,7 +18,17 @@ import tritonclient.http as httpclient
 import tritonclient.http.aio as httpaio
 from tritonclient.utils import InferenceServerException
 
-from backdrop_client.triton import MODEL, OUTPUTS, Replaced, infer_inputs, read_result
+from backdrop_client.triton import (
+    CONTROL,
+    MODEL,
+    OUTPUTS,
+    Replaced,
+    control_inputs,
+    infer_inputs,
+    read_control,
+    read_result,
+    sentence_of,
+)
 from backdrop_server.costs import Costs
 from backdrop_server.errors import (
     BackdropError,
@@ -38,7 +46,6 @@ CANCEL_GRACE = 30.0
 _FULL_PAUSE = 0.5
 _DAY = 86_400.0
 """Seconds; how long a request may take is settled elsewhere."""
-_ENSEMBLE = re.compile(r"^in ensemble '\w+', ")
 _CANCELLED = "the request was cancelled"
 _STUB_IS_DEAD = "tub process"
 
@@ -97,15 +104,9 @@ class HttpTriton:
 
     async def control(self, action: str, request_id: str) -> dict[str, Any]:
         """See ``Triton``."""
-        inputs = []
-        for name, value in (("action", action), ("target", request_id)):
-            item = httpclient.InferInput(name, [1, 1], "BYTES")
-            item.set_data_from_numpy(_text(value))
-            inputs.append(item)
+        inputs = control_inputs(httpclient, action, request_id)
         with _named_errors():
-            result = await self._quick.infer("control", inputs)
-        status: dict[str, Any] = json.loads(result.as_numpy("status")[0, 0])
-        return {**status, "preview": bytes(result.as_numpy("preview")[0, 0])}
+            return read_control(await self._quick.infer(CONTROL, inputs))
 
     async def probe(self) -> None:
         """See ``Triton``."""
@@ -139,12 +140,6 @@ class HttpTriton:
             )
 
 
-def _text(value: str) -> Any:
-    import numpy as np
-
-    return np.array([[value.encode()]], np.object_)
-
-
 @contextlib.contextmanager
 def _named_errors() -> Any:
     """Triton's errors as ours."""
@@ -157,7 +152,7 @@ def _named_errors() -> Any:
 
 
 def _named(error: InferenceServerException) -> BackdropError:
-    message = _ENSEMBLE.sub("", error.message() or "")
+    message = sentence_of(error)
     status = error.status()
     if _CANCELLED in message:  # under more than one status
         return CancelledError(message)
