@@ -70,7 +70,7 @@ def _check(file: Path, kind: str, spec: MattingSpec) -> None:
         first = engine.run({engine.input_names[0]: picture})[engine.output_names[0]]
     except (EngineError, KeyError) as error:
         raise SetupError(f"{file.name} is no {kind} network: {error}") from error
-    if first.shape[-2:] != (spec.side, spec.side) or first.size != spec.side**2:
+    if first.shape[-2:] != (spec.side, spec.side) or first.size != spec.maps * spec.side**2:
         raise SetupError(f"{file.name} is no {kind} network: its output is {first.shape}")
     if not np.isfinite(first).all():
         raise SetupError(f"{file.name} gives values that are no numbers")
