@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from backdrop_export.onnx_graphs import OPSET, tracing
 from backdrop_export.training.console import Console
 from backdrop_export.training.loop import Schedule, claim, train
 from backdrop_export.training.matting_network import MatteNet, matte_loss
@@ -92,10 +93,11 @@ def write_onnx(network: MatteNet, out: Path) -> Path:
     told = torch.rand(1, CHANNELS, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f"{out.stem}-partial.onnx")
-    torch.onnx.export(
-        network, (told,), str(partial), input_names=["evidence"], output_names=["maps"],
-        opset_version=17, dynamo=False,
-    )  # fmt: skip
+    with tracing(), torch.no_grad():
+        torch.onnx.export(
+            network, (told,), str(partial), input_names=["evidence"], output_names=["maps"],
+            opset_version=OPSET, dynamo=False,
+        )  # fmt: skip
     engine = load_engine("onnxruntime", partial.with_suffix(""), Precision.FP32)
     with torch.inference_mode():
         expected = network(told).numpy()
