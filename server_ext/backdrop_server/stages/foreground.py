@@ -89,8 +89,8 @@ def _filled(sums: Floats, weight: Floats, radius: int) -> Floats:
         whole = sums.sum(axis=(0, 1)) / max(float(weight.sum()), 1e-12)
         return np.broadcast_to(whole, sums.shape).astype(np.float32)
     half = (width + 1) // 2, (height + 1) // 2
-    coarse = (cv2.resize(image, half, interpolation=cv2.INTER_AREA) for image in (sums, weight))
-    beyond = cv2.resize(_filled(*coarse, radius), (width, height), interpolation=cv2.INTER_LINEAR)
+    fewer, lighter = (cv2.resize(i, half, interpolation=cv2.INTER_AREA) for i in (sums, weight))
+    beyond = cv2.resize(_filled(fewer, lighter, radius), (width, height))
     window = (2 * radius + 1, 2 * radius + 1)
     near = cv2.blur(weight, window)[..., None]
     mean: Floats = (cv2.blur(sums, window) + TRACE * beyond) / (near + TRACE)
