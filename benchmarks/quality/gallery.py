@@ -18,7 +18,7 @@ from backdrop_server.stages.shadow import KINDS, cast_shadow
 from benchmarks.quality import rivals
 from benchmarks.quality.dataset import Sample, samples
 from benchmarks.quality.grounds import photo_files
-from benchmarks.quality.mattes import ours
+from benchmarks.quality.mattes import ours, shipped_network
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -30,7 +30,7 @@ DARK, PALE = (28, 44, 70), (226, 214, 196)
 
 def row(sample: Sample) -> Pixels:
     """The photo, the matte found, thresholding with hard paste, and ours: uint8 [H, 4 W, 3]."""
-    alpha, foreground, _ = ours(sample)
+    alpha, foreground, _ = ours(sample, shipped_network())
     dark = _plain(sample.photo, DARK)
     rival = paste_back(sample.photo, rivals.threshold(sample.photo), dark)
     parts = [sample.photo, np.dstack([alpha] * 3), rival, paste_back(foreground, alpha, dark)]
@@ -39,7 +39,7 @@ def row(sample: Sample) -> Pixels:
 
 def shadows(sample: Sample) -> Pixels:
     """The product with each kind of shadow, side by side."""
-    alpha, foreground, _ = ours(sample)
+    alpha, foreground, _ = ours(sample, shipped_network())
     pale = _plain(sample.photo, PALE)
     cast = [cast_shadow(alpha, kind, 40, 0.6) for kind in KINDS]
     return np.hstack([Cutout(foreground, alpha, shadow).over(pale) for shadow in cast])

@@ -1,6 +1,6 @@
 """Mattes and fringes of the synthetic set, ours beside thresholding and rembg's algorithms.
 
-python -m benchmarks.quality.mattes [--photos FOLDER] [--only KIND] [--quick]
+python -m benchmarks.quality.mattes [--photos FOLDER] [--only KIND] [--network FILE] [--quick]
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from backdrop_client import examples
+from backdrop_export.matting import open_matting
+from backdrop_export.recipes import trained_matting
 from backdrop_server.errors import InvalidInputError
 from backdrop_server.stages.composite import paste_back
 from backdrop_server.stages.fidelity import fidelity
 from backdrop_server.stages.foreground import estimate_foreground
+from backdrop_server.stages.matting import OWN_MATTING, MattingNetwork
 from backdrop_server.stages.pictures import Picture
 from backdrop_server.stages.subject import find_matte
 from benchmarks.conditions import write_result
@@ -49,11 +52,17 @@ def measure(sample: Sample, alpha: Pixels, foreground: Pixels, new: Pixels) -> R
     }
 
 
-def ours(sample: Sample) -> tuple[Pixels, Pixels, Row]:
+def shipped_network() -> MattingNetwork | None:
+    """Our own matting network, where one ships."""
+    file = trained_matting()
+    return open_matting(file, OWN_MATTING) if file else None
+
+
+def ours(sample: Sample, network: MattingNetwork | None = None) -> tuple[Pixels, Pixels, Row]:
     """The server's matte and foreground, and how it came by them."""
     began = time.perf_counter()
     try:
-        matte = find_matte(Picture(sample.photo))
+        matte = find_matte(Picture(sample.photo), None, network)
     except InvalidInputError:
         empty = np.zeros(sample.photo.shape[:2], np.uint8)
         return empty, sample.photo, {"source": "refused", "sureness": 0.0, "seconds": 0.0}
@@ -77,13 +86,13 @@ def given(sample: Sample, new: Pixels) -> Row:
     }
 
 
-def run(chosen: Iterable[Sample]) -> list[Row]:
+def run(chosen: Iterable[Sample], network: MattingNetwork | None) -> list[Row]:
     """Every picture's figures, of every way."""
     rows = []
     for number, sample in enumerate(chosen):
         new = np.empty_like(sample.photo)
         new[:] = NEW_GROUNDS[number % 2]
-        alpha, foreground, told = ours(sample)
+        alpha, foreground, told = ours(sample, network)
         hard = rivals.threshold(sample.photo)
         row: Row = {"name": sample.name, "kind": sample.kind, "product": sample.product}
         row["ours"] = measure(sample, alpha, foreground, new) | told
@@ -152,16 +161,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", type=Path, action="append", default=[])
     parser.add_argument("--only", choices=KINDS)
+    parser.add_argument("--network", type=Path, help="an ONNX file of our own matting network")
     parser.add_argument("--quick", action="store_true", help="print, write nothing")
     options = parser.parse_args()
     photos = photo_files([examples.path("reference.jpg").parent, *options.photos])
-    rows = run(s for s in samples(photos) if options.only in {None, s.kind})
+    file = options.network
+    network = open_matting(file, OWN_MATTING) if file else shipped_network()
+    rows = run((s for s in samples(photos) if options.only in {None, s.kind}), network)
     for kind, means in summary(rows).items():
         print(kind, means)
     print(sureness(rows))
     if not options.quick:
         result: Row = {
             "background_photos": [path.name for path in photos],
+            "network": network.kind if network else None,
             "summary": summary(rows),
         }
         result |= {"by_product": by_product(rows), "sureness": sureness(rows), "rows": rows}

@@ -37,9 +37,10 @@ class PlanPrecision(enum.Enum):
 
 
 class TrainedName(enum.Enum):
-    """Bundles that can be trained."""
+    """What can be trained: a bundle, or the matting network."""
 
     demo = "demo"
+    matting = "matting"
 
 
 class RecipeName(enum.Enum):
@@ -72,18 +73,26 @@ def bundle(
 
 @app.command()
 def train(
-    name: Annotated[TrainedName, typer.Argument(help="Which bundle to train.")],
-    out: Annotated[Path, typer.Option(help="The bundle's folder; replaced when it exists.")],
+    name: Annotated[TrainedName, typer.Argument(help="A bundle, or the matting network.")],
+    out: Annotated[
+        Path, typer.Option(help="The bundle's folder, the network's ONNX file; replaced if there.")
+    ],
     folder: Annotated[
         Path,
         typer.Option(help="Where pictures and checkpoints are kept; a run goes on from there."),
     ] = Path("build/training"),
     recipe: Annotated[
-        RecipeName, typer.Option(help="full: hours on two cores; short: shows that it runs.")
+        RecipeName, typer.Option(help="full: for weights that ship; short: shows that it runs.")
     ] = RecipeName.full,
 ) -> None:
-    """Train a bundle from nothing on pictures rendered here; a run that was killed goes on."""
+    """Train from nothing on pictures rendered here; a run that was killed goes on."""
     from backdrop_export.training.console import Console
+
+    if name is TrainedName.matting:
+        from backdrop_export.training.matting import MATTING_RECIPES, train_matting
+
+        train_matting(MATTING_RECIPES[recipe.value], folder, out, Console())
+        return
     from backdrop_export.training.pipeline import train_bundle
     from backdrop_export.training.recipe import RECIPES
 
@@ -163,7 +172,9 @@ def trtexec(
 @app.command()
 def matting(
     source: Annotated[str, typer.Argument(help="An ONNX file, or repo:file.onnx on the hub.")],
-    kind: Annotated[str, typer.Option(help="u2net, isnet, birefnet, rmbg-1.4 or rmbg-2.0.")],
+    kind: Annotated[
+        str, typer.Option(help="u2net, isnet, birefnet, rmbg-1.4, rmbg-2.0 or backdrop.")
+    ],
     repository: Annotated[Path, typer.Option(help="A built repository, which takes it.")],
 ) -> None:
     """Put a matting network beside preprocess; without one, mattes are keyed or cut."""

@@ -13,7 +13,7 @@ from backdrop_export.reporting import Report
 from backdrop_server.engines.engine import Precision
 from backdrop_server.engines.loading import load_engine
 from backdrop_server.errors import EngineError, SetupError
-from backdrop_server.stages.matting import MATTING_SPECS, MattingSpec, network_input
+from backdrop_server.stages.matting import MATTING_SPECS, MattingNetwork, MattingSpec, network_input
 
 
 def install_matting(source: str, kind: str, repository: Path, report: Report) -> Path:
@@ -38,6 +38,12 @@ def install_matting(source: str, kind: str, repository: Path, report: Report) ->
     declared = {"kind": kind, "engine": "onnxruntime", "licence": spec.licence, "source": source}
     (folder / "matting_network.json").write_text(json.dumps(declared, indent=2) + "\n")
     return target
+
+
+def open_matting(file: Path, kind: str) -> MattingNetwork:
+    """The network in the ONNX file ``file``, as the server runs it."""
+    engine = load_engine("onnxruntime", file.with_suffix(""), Precision.FP32)
+    return MattingNetwork(kind, engine.run, engine.input_names[0], engine.output_names[0])
 
 
 def _spec(source: str, kind: str) -> MattingSpec:
@@ -70,7 +76,7 @@ def _check(file: Path, kind: str, spec: MattingSpec) -> None:
         first = engine.run({engine.input_names[0]: picture})[engine.output_names[0]]
     except (EngineError, KeyError) as error:
         raise SetupError(f"{file.name} is no {kind} network: {error}") from error
-    if first.shape[-2:] != (spec.side, spec.side) or first.size != spec.side**2:
+    if first.shape[-2:] != (spec.side, spec.side) or first.size != spec.maps * spec.side**2:
         raise SetupError(f"{file.name} is no {kind} network: its output is {first.shape}")
     if not np.isfinite(first).all():
         raise SetupError(f"{file.name} gives values that are no numbers")

@@ -124,7 +124,7 @@ def write_onnx(bundle: Bundle, graph: str, module: Any, path: Path) -> None:
 
     arrays = sample_inputs(bundle, graph, EXAMPLE)
     inputs = [tensor.name for tensor in graph_inputs(graph)]
-    with _tracing(), torch.no_grad():
+    with tracing(), torch.no_grad():
         torch.onnx.export(
             module,
             tuple(torch.from_numpy(arrays[name]) for name in inputs),
@@ -158,7 +158,7 @@ def _dynamic_axes(graph: str) -> dict[str, dict[int, str]]:
 
 
 @contextlib.contextmanager
-def _tracing() -> Iterator[None]:
+def tracing() -> Iterator[None]:
     """Silence what tracing is known to say: the older exporter was chosen on purpose."""
     from torch.jit._trace import TracerWarning
 

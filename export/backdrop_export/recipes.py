@@ -18,13 +18,19 @@ _MODULES = ("architectures", "synthetic", "vocabulary", "weights", "wiring")
 
 
 TRAINED = Path(__file__).parent / "trained"
-"""Bundles that ship with the package, by name."""
+"""Bundles that ship with the package, by name, and the matting network."""
 
 
 def trained_bundle(name: str) -> Path | None:
     """The folder of the trained bundle called ``name``, if one ships with the package."""
     folder = TRAINED / name
     return folder if (folder / "backdrop.json").is_file() else None
+
+
+def trained_matting() -> Path | None:
+    """The ONNX file of our own matting network, if one ships with the package."""
+    file = TRAINED / "matting.onnx"
+    return file if file.is_file() else None
 
 
 def _recipe(name: str) -> str:

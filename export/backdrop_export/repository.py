@@ -32,15 +32,18 @@ from backdrop_export.manifest import (
     code_version,
     device_name,
     files_match,
+    hash_file,
     hash_files,
     library_versions,
     read_manifest,
     write_manifest,
 )
 from backdrop_export.onnx_graphs import export_graphs, graphs_folder
+from backdrop_export.recipes import trained_matting
 from backdrop_export.reporting import Report
 from backdrop_export.samples import ENCODERS
 from backdrop_server.errors import SetupError
+from backdrop_server.stages.matting import OWN_MATTING
 
 _BATCH_LINE = re.compile(r"^max_batch_size: \d+$", re.MULTILINE)
 DECLARATIONS = Path(__file__).resolve().parents[2] / "model_repository"
@@ -96,8 +99,10 @@ def _declaration_files(folder: Path) -> list[Path]:
 def _repository_key(bundle: Bundle, kind: EngineKind, declarations: Path) -> dict[str, Any]:
     folders = [entry.name for entry in bundle.path.iterdir() if entry.is_dir()]
     files = [*bundle.files(tuple(folders)), *bundle.path.glob("*.json")]
+    matting = trained_matting()
     return {
         "bundle": hash_files(bundle.path, sorted(files)),
+        "matting": hash_file(matting) if matting else None,
         "declarations": hash_files(declarations, _declaration_files(declarations)),
         "code": code_version(),
         "libraries": library_versions(),
@@ -217,6 +222,8 @@ class _Builder:
         self._facts(version)
         for name in ("tokenizer", "tokenizer_2"):
             shutil.copytree(self.bundle.path / name, version / name)
+        if matting := trained_matting():
+            shutil.copyfile(matting, version / f"{OWN_MATTING}.onnx")
 
     def _costs_files(self) -> None:
         text = costs_of(self.bundle, self.seconds).to_json()

@@ -21,6 +21,7 @@ from tests import pictures
 
 NAMES = {"u2net": ("input.1", "1959"), "birefnet": ("input_image", "output_image")}
 QUIET = Report(quiet=True)
+PUBLISHED = [kind for kind, spec in MATTING_SPECS.items() if not spec.keyed]
 
 
 def darkness(path: Path, kind: str, scale: float = -4.0, offset: float = 0.0) -> Path:
@@ -53,7 +54,7 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path / "built"
 
 
-@pytest.mark.parametrize("kind", MATTING_SPECS)
+@pytest.mark.parametrize("kind", PUBLISHED)
 def test_an_installed_network_makes_the_mattes(tmp_path: Path, repository: Path, kind: str) -> None:
     file = darkness(tmp_path / "net.onnx", kind, scale=-8, offset=6)
     target = install_matting(str(file), kind, repository, QUIET)
@@ -97,7 +98,7 @@ def test_a_network_that_finds_nothing_asks_for_a_mask(tmp_path: Path, repository
     assert "mask_image" in caught.value.allowed
 
 
-@pytest.mark.parametrize("kind", MATTING_SPECS)
+@pytest.mark.parametrize("kind", PUBLISHED)
 def test_the_input_is_normalised_as_published(kind: str) -> None:
     spec = MATTING_SPECS[kind]
     rgb = np.zeros((40, 60, 3), np.uint8)
@@ -108,7 +109,7 @@ def test_the_input_is_normalised_as_published(kind: str) -> None:
     brightest = 200 if kind == "u2net" else 255
     for channel, value in enumerate((200, 100, 50)):
         expected = (value / brightest - spec.mean[channel]) / spec.std[channel]
-        assert given[0, channel] == pytest.approx(expected, abs=1e-5)
+        assert np.allclose(given[0, channel], expected, atol=1e-5)
 
 
 def test_a_network_of_another_kind_is_refused(tmp_path: Path, repository: Path) -> None:

@@ -73,3 +73,14 @@ def test_tiny_and_even_mattes_are_borne() -> None:
         for value in (0, 1, 128, 254, 255):
             found = estimate_foreground(photo, np.full(shape, value, np.uint8))
             assert found.shape == photo.shape
+
+
+def test_glass_gets_its_colour_from_its_rim_and_loses_the_ground_behind() -> None:
+    alpha = np.zeros((240, 240), np.uint8)
+    alpha[40:200, 60:180] = 255
+    alpha[48:192, 68:172] = 85
+    photo = mixed(filled(RED, 240), filled(GREEN, 240), alpha)
+    found = estimate_foreground(photo, alpha)
+    result = paste_back(found, alpha, filled(BLUE, 240))
+    truth = mixed(filled(RED, 240), filled(BLUE, 240), alpha)
+    assert np.abs(result.astype(int) - truth)[100:140, 100:140].max() < 12

@@ -95,16 +95,17 @@ def render_dataset(folder: Path, count: int, seed: int, track: Track) -> Dataset
     for name in _CHANNELS:
         _open(folder, name, "w+", count)
     starts = range(0, count, _CHUNK)
-    facts = np.concatenate(_everywhere(_render_chunk, (folder, count, seed), starts, track))
+    facts = np.concatenate(everywhere(_render_chunk, (folder, count, seed), starts, track))
     np.save(folder / "facts.npy", facts)
-    _everywhere(_grade_chunk, (folder, count, seed), starts, track)
+    everywhere(_grade_chunk, (folder, count, seed), starts, track)
     done.write_text(json.dumps(recipe))
     return Dataset(folder, count)
 
 
-def _everywhere(
+def everywhere(
     work: Callable[..., Any], fixed: tuple[Any, ...], starts: range, track: Track
 ) -> list[Any]:
+    """``work(*fixed, start)`` for each of ``starts``, in a process for each core."""
     cores = len(os.sched_getaffinity(0))
     apart = multiprocessing.get_context("spawn")  # OpenCV's threads do not live through a fork
     with concurrent.futures.ProcessPoolExecutor(cores, apart, _one_thread) as pool:

@@ -18,6 +18,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from backdrop_export.folders import write_atomically
+from backdrop_server.errors import SetupError
+
 Progress = Callable[[int, float], None]
 """Told after each step: steps done, the loss averaged over the last ones."""
 LossOfStep = Callable[[np.random.Generator, float], torch.Tensor]
@@ -60,6 +63,21 @@ class Run:
     def finished(self) -> bool:
         """Whether all steps are done."""
         return self.step >= self.schedule.steps
+
+
+def claim(folder: Path, settings: str) -> None:
+    """Write down that ``folder`` holds the run of ``settings``, or check that it does.
+
+    Raises SetupError where it holds a run of others.
+    """
+    note = folder / "run.txt"
+    folder.mkdir(parents=True, exist_ok=True)
+    if note.is_file() and note.read_text(encoding="utf-8") != settings:
+        raise SetupError(
+            f"{folder} holds a training run of other settings; "
+            "give another folder, or remove it to start anew"
+        )
+    write_atomically(note, settings)
 
 
 def train(

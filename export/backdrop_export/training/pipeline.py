@@ -11,19 +11,17 @@ import numpy as np
 import torch
 
 from backdrop_export.architectures import Architecture
-from backdrop_export.folders import write_atomically
 from backdrop_export.training.conditions import Conditions, work_out
 from backdrop_export.training.console import Console
 from backdrop_export.training.dataset import SIDE, Dataset, render_dataset
 from backdrop_export.training.denoiser import Denoiser, train_denoiser
-from backdrop_export.training.loop import Schedule
+from backdrop_export.training.loop import Schedule, claim
 from backdrop_export.training.publishing import publish
 from backdrop_export.training.recipe import TRAINED, Recipe
 from backdrop_export.training.towers import Towers, train_towers
 from backdrop_export.training.vae import encode, fit_scaling_factor, new_vae, train_vae
 from backdrop_export.training.workers import together
 from backdrop_export.vocabulary import END, write_tokenizer
-from backdrop_server.errors import SetupError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +50,7 @@ def train_bundle(name: str, recipe: Recipe, folder: Path, out: Path, console: Co
     Raises SetupError when ``folder`` holds a run of another recipe or architecture.
     """
     training = Training(TRAINED[name], recipe, folder, console)
-    _claim(training)
+    claim(folder, repr((training.architecture, training.recipe)))
     data = render_dataset(folder / "data", recipe.pictures, recipe.seed, console.track)
     vae = _vae(training, data)
     tokenizers = _tokenizers(training)
@@ -66,19 +64,6 @@ def train_bundle(name: str, recipe: Recipe, folder: Path, out: Path, console: Co
     )  # fmt: skip
     denoiser = _denoiser(training, conditions, vae)
     return publish(architecture, recipe, vae, towers, denoiser, out)
-
-
-def _claim(training: Training) -> None:
-    """Write down what the folder's run is, or check that it is this one."""
-    wanted = repr((training.architecture, training.recipe))
-    note = training.folder / "run.txt"
-    training.folder.mkdir(parents=True, exist_ok=True)
-    if note.is_file() and note.read_text(encoding="utf-8") != wanted:
-        raise SetupError(
-            f"{training.folder} holds a training run of other settings; "
-            "give another folder, or remove it to start anew"
-        )
-    write_atomically(note, wanted)
 
 
 def _vae(training: Training, data: Dataset) -> Any:

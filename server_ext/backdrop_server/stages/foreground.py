@@ -20,6 +20,10 @@ SHRINK = 4
 """The first look needs no fine detail, so it is at a quarter of the size."""
 PURITY = 4
 """Neighbours count by this power of their share: a mixed one says little of either colour."""
+FAR_POWER = 4
+"""The first look counts by this power of that: it can go further for what is pure."""
+TRACE = 0.01
+"""Mean weight of neighbours so small that those further away say as much."""
 SLACK = 0.1
 """What noise may take from the mixture: more follows the neighbours, less the pixel."""
 
@@ -47,7 +51,7 @@ def _estimate(photo: Pixels, alpha: Pixels, band: npt.NDArray[np.bool_], far: in
     light, share = light_of(photo), alpha.astype(np.float32) / 255
     mixed, part = light[band], share[band][:, None]
     pure, pure_back = share**PURITY, (1 - share) ** PURITY
-    far_front, far_back = (_far_mean(light, way, far)[band] for way in (pure, pure_back))
+    far_front, far_back = (_far_mean(light, way**FAR_POWER, far)[band] for way in (pure, pure_back))
     front, back = _corrected(far_front, far_back, mixed, part)
     light[band] = front
     near_front = _near_mean(light, pure)[band]
@@ -69,9 +73,28 @@ def _far_mean(light: Floats, weight: Floats, radius: int) -> Floats:
     size = max(1, width // SHRINK), max(1, height // SHRINK)
     small = cv2.resize(light * weight[..., None], size, interpolation=cv2.INTER_AREA)
     small_weight = cv2.resize(weight, size, interpolation=cv2.INTER_AREA)
-    mean = _weighted(small, small_weight, radius)
+    mean = _filled(small, small_weight, radius)
     whole: Floats = cv2.resize(mean, (width, height), interpolation=cv2.INTER_LINEAR)
     return whole
+
+
+def _filled(sums: Floats, weight: Floats, radius: int) -> Floats:
+    """The mean around each pixel of what was already multiplied by ``weight``.
+
+    The less of it is near, the more is taken from further away, at half the size each time: inside
+    glass nothing pure is near.
+    """
+    height, width = weight.shape
+    if min(height, width) <= radius:
+        whole = sums.sum(axis=(0, 1)) / max(float(weight.sum()), 1e-12)
+        return np.broadcast_to(whole, sums.shape).astype(np.float32)
+    half = (width + 1) // 2, (height + 1) // 2
+    fewer, lighter = (cv2.resize(i, half, interpolation=cv2.INTER_AREA) for i in (sums, weight))
+    beyond = cv2.resize(_filled(fewer, lighter, radius), (width, height))
+    window = (2 * radius + 1, 2 * radius + 1)
+    near = cv2.blur(weight, window)[..., None]
+    mean: Floats = (cv2.blur(sums, window) + TRACE * beyond) / (near + TRACE)
+    return mean
 
 
 def _near_mean(light: Floats, weight: Floats) -> Floats:

@@ -61,6 +61,14 @@ def key_uniform_background(rgb: Pixels) -> Pixels | None:
     return soft_edge(rgb, _rgb_light(surface), large_parts(~outside))
 
 
+def border_distance(rgb: Pixels) -> Floats | None:
+    """The Lab distance [H, W] from the smooth colour of the border; None where it has no such."""
+    ground = _border_ground(rgb)
+    if ground is None:
+        return None
+    return np.sqrt(_squares(_lab(rgb) - _surface(ground[0], *rgb.shape[:2])))
+
+
 def _key(lab: Floats, ground: Floats, floor: float) -> tuple[Floats, Region]:
     """The distance [H, W] from the ground's colour, and what is the ground from the border on."""
     distance = np.sqrt(_squares(lab - ground))

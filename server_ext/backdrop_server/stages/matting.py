@@ -10,6 +10,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from backdrop_server.stages.evidence import evidence
+from backdrop_server.stages.upsampling import along_edges
+
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -19,8 +22,12 @@ _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HALF = (0.5, 0.5, 0.5), (1.0, 1.0, 1.0)
 SOLID, EMPTY = 0.95, 0.05
 """Shares beyond these are all subject or none: a network says 0.99 where a core must be exact."""
+OWN_SOLID, OWN_EMPTY = 0.98, 0.02
+"""The same for our own network, whose last layer clips already."""
 FOUND_NOTHING = 0.1
 """A map whose values differ by less holds no subject; stretching it would draw noise."""
+OWN_MATTING = "backdrop"
+"""Our own network's kind, and the stem of its file beside `preprocess`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +49,14 @@ class MattingSpec:
     by_brightest: bool = False
     commercial: bool = True
     repositories: tuple[str, ...] = ()
+    keyed: bool = False
+    """Our own network: it sees the ``evidence`` too and gives two maps [1, 2, side, side], its share
+    and how far that is to replace the keyed one."""
+
+    @property
+    def maps(self) -> int:
+        """Maps in the first output."""
+        return 2 if self.keyed else 1
 
 
 MATTING_SPECS: Mapping[str, MattingSpec] = {
@@ -60,6 +75,9 @@ MATTING_SPECS: Mapping[str, MattingSpec] = {
         1024, *_IMAGENET, "CC BY-NC 4.0", "huggingface.co/briaai/RMBG-2.0",
         logits=False, stretched=False, commercial=False, repositories=("briaai/RMBG-2.0",),
     ),
+    OWN_MATTING: MattingSpec(
+        384, *_HALF, "Apache-2.0", "backdrop-export train matting", stretched=False, keyed=True
+    ),
 }  # fmt: skip
 
 
@@ -72,27 +90,58 @@ class MattingNetwork:
     input_name: str
     output_name: str
 
-    def alpha(self, rgb: Pixels) -> Pixels:
-        """The matte uint8 [H, W] of ``rgb`` uint8 [H, W, 3]; all 0 where it finds no subject."""
-        spec = MATTING_SPECS[self.kind]
-        output = self.run({self.input_name: network_input(rgb, spec)})[self.output_name]
-        share = _share(np.asarray(output, np.float32).reshape(output.shape[-2:]), spec)
-        whole = cv2.resize(share, (rgb.shape[1], rgb.shape[0]), interpolation=cv2.INTER_LINEAR)
-        alpha: Pixels = np.rint(255 * np.clip((whole - EMPTY) / (SOLID - EMPTY), 0, 1)).astype(
-            np.uint8
-        )
-        return alpha
+    @property
+    def spec(self) -> MattingSpec:
+        """What the network's kind says of it."""
+        return MATTING_SPECS[self.kind]
+
+    def alpha(self, rgb: Pixels, keyed: Pixels | None = None) -> Pixels:
+        """The matte uint8 [H, W] of ``rgb`` uint8 [H, W, 3]; all 0 where it finds no subject.
+
+        ``keyed``: the matte that was keyed out, if the ground is uniform; for our own network only.
+        """
+        given = network_input(rgb, self.spec, keyed)
+        output = np.asarray(self.run({self.input_name: given})[self.output_name], np.float32)
+        maps = output.reshape(self.spec.maps, *output.shape[-2:])
+        if self.spec.keyed:
+            return _replaced(maps[0], maps[1], rgb, keyed)
+        whole = cv2.resize(_share(maps[0], self.spec), (rgb.shape[1], rgb.shape[0]))
+        return _stretched(whole, EMPTY, SOLID)
 
 
-def network_input(rgb: Pixels, spec: MattingSpec) -> Floats:
-    """What the network sees of ``rgb`` uint8 [H, W, 3]: float32 [1, 3, side, side]."""
-    size = (spec.side, spec.side)
-    shrinks = max(rgb.shape[:2]) > spec.side
-    small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+def network_input(rgb: Pixels, spec: MattingSpec, keyed: Pixels | None = None) -> Floats:
+    """What the network sees of ``rgb`` uint8 [H, W, 3]: float32 [1, channels, side, side]."""
+    small = _shrunk(rgb, spec.side)
+    if spec.keyed:
+        return evidence(small, None if keyed is None else _shrunk(keyed, spec.side))[None]
     brightest = max(1, int(small.max())) if spec.by_brightest else 255
     scaled = small.astype(np.float32) / brightest
     normal = (scaled - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
     return np.ascontiguousarray(normal.transpose(2, 0, 1)[None])
+
+
+def _shrunk(picture: Pixels, side: int) -> Pixels:
+    way = cv2.INTER_AREA if max(picture.shape[:2]) > side else cv2.INTER_LINEAR
+    small: Pixels = cv2.resize(picture, (side, side), interpolation=way)
+    return small
+
+
+def _replaced(share: Floats, gate: Floats, rgb: Pixels, keyed: Pixels | None) -> Pixels:
+    """``keyed`` where ``gate`` [h, w] is 0, bit for bit, and ``share`` [h, w] where it is 1."""
+    size = rgb.shape[1], rgb.shape[0]
+    same = share.shape == rgb.shape[:2]
+    own = share if same else along_edges(share, _shrunk(rgb, len(share)), rgb)
+    if keyed is None:
+        return _stretched(own, OWN_EMPTY, OWN_SOLID)
+    part = cv2.resize(gate, size)
+    mixed = keyed / np.float32(255) * (1 - part) + own * part
+    alpha: Pixels = np.where(part > 0, _stretched(mixed, OWN_EMPTY, OWN_SOLID), keyed)
+    return alpha
+
+
+def _stretched(share: Floats, empty: float, solid: float) -> Pixels:
+    alpha: Pixels = np.rint(255 * np.clip((share - empty) / (solid - empty), 0, 1)).astype(np.uint8)
+    return alpha
 
 
 def _share(output: Floats, spec: MattingSpec) -> Floats:

@@ -19,9 +19,9 @@ from backdrop_server.stages.keying import (
 )
 from backdrop_server.stages.matting import MattingNetwork
 from backdrop_server.stages.pictures import Picture, resize
+from backdrop_server.stages.upsampling import along_edges
 
 Pixels = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
 
 SMALLEST_SUBJECT = 5e-4
 LARGEST_SUBJECT = 0.98
@@ -50,18 +50,20 @@ def find_matte(
     """Find the subject of a photo, by the surest way that applies.
 
     A ``mask`` (uint8 [H, W], 255 = repaint) is taken as it is; else the photo's own transparency,
-    if it hides something; else a matting ``network`` is asked. Without one a uniform background is
-    keyed out from the border; else GrabCut (Rother et al. 2004) separates the middle from the
-    border. Equal inputs give equal mattes.
+    if it hides something; else a matting ``network`` is asked, on top of the key if it is of that
+    kind. Without one a uniform background is keyed out from the border; else GrabCut (Rother et al.
+    2004) separates the middle from the border. Equal inputs give equal mattes.
     Raises InvalidInputError where no subject, or nothing but subject, is found.
     """
     if mask is not None:
         return Matte(np.subtract(255, mask, dtype=np.uint8), "mask")
     if picture.alpha is not None and _share(picture.alpha) <= LARGEST_SUBJECT:
         return _checked(Matte(picture.alpha, "alpha"))
-    if network is not None:
+    if network is not None and not network.spec.keyed:
         return _found(picture, network.alpha(picture.rgb), network.kind)
     keyed = key_uniform_background(picture.rgb)
+    if network is not None:
+        return _found(picture, network.alpha(picture.rgb, keyed), network.kind)
     if keyed is not None:
         return _found(picture, keyed, "uniform background")
     return _found(picture, _grabcut(picture.rgb), "grabcut")
@@ -116,7 +118,8 @@ def _grabcut(rgb: Pixels) -> Pixels:
     if min(small.shape[:2]) < 8:
         return np.zeros((height, width), np.uint8)
     subject = _closed(large_parts(_cut(small)))
-    return _refined(subject, small, rgb)
+    share = along_edges(subject.astype(np.float32), small, rgb)
+    return as_alpha(np.clip(share * 1.6 - 0.3, 0, 1))
 
 
 def _cut(rgb: Pixels) -> npt.NDArray[np.bool_]:
@@ -138,29 +141,3 @@ def _closed(subject: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
     solid = cv2.morphologyEx(subject.astype(np.uint8), cv2.MORPH_CLOSE, disc)
     return ~connected_to_border(solid == 0)
-
-
-def _refined(subject: npt.NDArray[np.bool_], small: Pixels, rgb: Pixels) -> Pixels:
-    """A coarse cut [h, w] drawn along the edges of the full photo, uint8 [H, W].
-
-    The fast guided filter of He and Sun (2015): local linear models of the cut in the small photo's
-    grey, applied to the full photo's.
-    """
-    slope, offset = _guided(subject.astype(np.float32), _grey(small), radius=2, epsilon=4e-4)
-    size = rgb.shape[1], rgb.shape[0]
-    share = cv2.resize(slope, size) * _grey(rgb) + cv2.resize(offset, size)
-    return as_alpha(np.clip(share * 1.6 - 0.3, 0, 1))
-
-
-def _grey(rgb: Pixels) -> Floats:
-    grey: Floats = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
-    return grey
-
-
-def _guided(share: Floats, guide: Floats, radius: int, epsilon: float) -> tuple[Floats, Floats]:
-    window = (2 * radius + 1, 2 * radius + 1)
-    mean_guide, mean_share = cv2.blur(guide, window), cv2.blur(share, window)
-    covariance = cv2.blur(guide * share, window) - mean_guide * mean_share
-    variance = cv2.blur(guide * guide, window) - mean_guide**2
-    slope = covariance / (variance + epsilon)
-    return cv2.blur(slope, window), cv2.blur(mean_share - slope * mean_guide, window)

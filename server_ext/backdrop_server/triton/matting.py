@@ -8,20 +8,28 @@ from pathlib import Path
 from backdrop_server.engines.engine import Precision
 from backdrop_server.engines.loading import load_engine
 from backdrop_server.errors import EngineError
-from backdrop_server.stages.matting import MATTING_SPECS, MattingNetwork
+from backdrop_server.stages.matting import MATTING_SPECS, OWN_MATTING, MattingNetwork
 
 
 def load_matting(folder: Path) -> MattingNetwork | None:
-    """The network that ``matting_network.json`` in ``folder`` names; None without that file.
+    """The network that ``matting_network.json`` in ``folder`` names; without that file our own.
+
+    None where there is neither.
 
     Raises EngineError for a file that is damaged, or of a kind that is not known.
     """
     declared = folder / "matting_network.json"
     if not declared.is_file():
-        return None
+        own = folder / OWN_MATTING
+        is_there = own.with_suffix(".onnx").is_file()
+        return _opened(OWN_MATTING, "onnxruntime", own) if is_there else None
     values = json.loads(declared.read_text())
     if values["kind"] not in MATTING_SPECS:
         known = ", ".join(MATTING_SPECS)
         raise EngineError(f"matting network {values['kind']!r} is not known; allowed: {known}")
-    engine = load_engine(values["engine"], folder / "matting", Precision.FP32)
-    return MattingNetwork(values["kind"], engine.run, engine.input_names[0], engine.output_names[0])
+    return _opened(values["kind"], values["engine"], folder / "matting")
+
+
+def _opened(kind: str, engine: str, path: Path) -> MattingNetwork:
+    loaded = load_engine(engine, path, Precision.FP32)
+    return MattingNetwork(kind, loaded.run, loaded.input_names[0], loaded.output_names[0])

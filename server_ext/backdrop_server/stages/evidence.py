@@ -1,0 +1,66 @@
+"""What is known of a photo before a network looks: its key, and how unlike its border it is."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from backdrop_server.stages.keying import border, border_distance
+
+Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+CHANNELS = 8
+FAINT, PLAIN = 12.0, 60.0
+"""Lab distances from the ground at which the two channels of distance are full: white on white
+needs a fine scale, dark on white a coarse one."""
+LEVELS = 16
+"""Of each colour in the histogram of the border."""
+BORDER_DEPTH = 0.05
+RAREST = 1e-4
+"""A colour that the border has less of than this share is not of the border at all."""
+
+
+def evidence(rgb: Pixels, keyed: Pixels | None) -> Floats:
+    """What the network sees of ``rgb`` uint8 [H, W, 3]: float32 [CHANNELS, H, W], about -1 to 1.
+
+    Red, green, blue; the keyed matte ``keyed`` uint8 [H, W], where the ground is uniform, and whether
+    it is; the distance from the ground's colour, finely and coarsely; how rare a colour is at the
+    border.
+    """
+    height, width = rgb.shape[:2]
+    told = np.zeros((CHANNELS, height, width), np.float32)
+    told[:3] = rgb.transpose(2, 0, 1) / np.float32(127.5) - 1
+    if keyed is not None:
+        told[3] = keyed / np.float32(255)
+        told[4] = 1
+    distance = border_distance(rgb)
+    if distance is not None:
+        told[5] = np.minimum(distance / FAINT, 1)
+        told[6] = np.minimum(distance / PLAIN, 1)
+    told[7] = _rarity(rgb)
+    return told
+
+
+def _rarity(rgb: Pixels) -> Floats:
+    """0 for the colours that the border has most of, to 1 for those that it has none of, [H, W]."""
+    height, width = rgb.shape[:2]
+    bins = (rgb // (256 // LEVELS)).astype(np.int32)
+    names = (bins[..., 0] * LEVELS + bins[..., 1]) * LEVELS + bins[..., 2]
+    depth = max(1, round(min(height, width) * BORDER_DEPTH))
+    counts = np.bincount(names[border(height, width, depth)], minlength=LEVELS**3)
+    share = _smoothed(counts.astype(np.float32).reshape((LEVELS,) * 3) / counts.sum())
+    rarity: Floats = np.log(np.maximum(share, RAREST)) / np.float32(np.log(RAREST))
+    return cv2.blur(rarity.ravel()[names].astype(np.float32), (3, 3))  # type: ignore[no-any-return]
+
+
+def _smoothed(histogram: Floats) -> Floats:
+    """Each bin with a share of its neighbours, so that noise at a bin's edge changes little."""
+    for axis in range(3):
+        padded = np.pad(histogram, [(1, 1) if a == axis else (0, 0) for a in range(3)], "edge")
+        before, after = (
+            np.take(padded, range(start, start + LEVELS), axis=axis) for start in (0, 2)
+        )
+        histogram = histogram / 2 + (before + after) / 4
+    return histogram
