@@ -8,6 +8,7 @@ error wherever it stands.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Annotated, Any
 
 import pydantic
 from pydantic import Field, HttpUrl
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -41,7 +43,17 @@ def _split(value: object) -> object:
     return value
 
 
+def _check_addresses(value: tuple[str, ...]) -> tuple[str, ...]:
+    for item in value:
+        if not _HOST_AND_PORT.fullmatch(item):
+            problem = "{item} is not host:port, as in 127.0.0.1:8000"
+            raise PydanticCustomError("host_and_port", problem, {"item": repr(item)})
+    return value
+
+
+_HOST_AND_PORT = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 Listed = Annotated[tuple[str, ...], NoDecode, pydantic.BeforeValidator(_split)]
+Addresses = Annotated[Listed, pydantic.AfterValidator(_check_addresses)]
 
 
 class Settings(BaseSettings):
@@ -61,7 +73,7 @@ class Settings(BaseSettings):
         "", description="Folder or fsspec URL (s3://...) for pictures; empty: in the data folder."
     )
     store_options: dict[str, Any] = Field({}, description="Options of the store's fsspec driver.")
-    triton_url: Listed = Field(
+    triton_url: Addresses = Field(
         (), description="HTTP host:port of each Triton; empty: `backdrop serve` starts its own."
     )
 

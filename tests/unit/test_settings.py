@@ -63,6 +63,11 @@ def test_the_database_and_the_store_lie_in_the_data_folder(here: Path) -> None:
         ("max_in_flight = 0", "setting max_in_flight: input should be greater than or equal to 1"),
         ('log_level = "LOUD"', "setting log_level: string should match pattern"),
         ('gateway_id = "eu/1"', "setting gateway_id: string should match pattern"),
+        (
+            'triton_url = ["a:1", "http://b:2"]',
+            "setting triton_url: 'http://b:2' is not host:port, as in 127.0.0.1:8000",
+        ),
+        ('triton_url = "a"', "setting triton_url: 'a' is not host:port"),
         ("port 1", "the settings file backdrop.toml is not TOML: "),
         ('price_per_second = "free"', "setting price_per_second: input should be a valid decimal"),
     ],
