@@ -10,8 +10,8 @@ import pytest
 
 from backdrop_server.gateway import jobs
 from backdrop_server.gateway.database import Database
-from backdrop_server.gateway.runner import read
 from backdrop_server.gateway.store import MAX_THREADS, Store
+from backdrop_server.gateway.transactions import read
 
 
 def test_the_database_does_not_wait_for_a_store_that_hangs(

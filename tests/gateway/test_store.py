@@ -87,6 +87,9 @@ def test_results_come_from_s3_by_link_and_go_when_their_time_is_over(
     assert files(s3) == {name: len(link.content) for name, link in zip(names, links, strict=True)}
 
     wait_until(lambda: find_job(gateway, job_id).swept_at is not None, KEEP + 30)
+    options = find_job(gateway, job_id).request.options
+    assert (options.prompt, options.negative_prompt) == ("", None)
+    assert options.seed == 7
     assert files(s3) == {}
     assert client.get(f"/v2/requests/{job_id}").status_code == 404
     assert {httpx.get(link).status_code for link in end["output"]} == {404}

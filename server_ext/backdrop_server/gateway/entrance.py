@@ -20,7 +20,7 @@ from backdrop_server.gateway.admission import Ticket
 from backdrop_server.gateway.errors import BodyTooLargeError, NotJsonError
 from backdrop_server.gateway.gateway import Gateway
 from backdrop_server.gateway.keys import Key
-from backdrop_server.gateway.runner import read, write
+from backdrop_server.gateway.transactions import read, write
 
 _KEY_HEADER = APIKeyHeader(
     name="x-api-key", auto_error=False, description="`backdrop keys create` makes one."

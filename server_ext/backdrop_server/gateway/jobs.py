@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -281,21 +281,3 @@ def take_over(connection: Connection, gateway: str) -> list[Job]:
 def set_webhook_state(connection: Connection, job_id: str, state: str) -> None:
     """DELIVERED or FAILED."""
     connection.execute(update(jobs).where(jobs.c.id == job_id).values(webhook_state=state))
-
-
-def ended_before(connection: Connection, moment: float, limit: int = 500) -> list[str]:
-    """Jobs whose results are to go."""
-    query = select(jobs.c.id).where(jobs.c.ended_at < moment, jobs.c.swept_at.is_(None))
-    return list(connection.execute(query.limit(limit)).scalars())
-
-
-def mark_swept(connection: Connection, job_ids: Sequence[str]) -> None:
-    """Their pictures are gone."""
-    statement = update(jobs).where(jobs.c.id.in_(list(job_ids))).values(swept_at=time.time())
-    connection.execute(statement)
-
-
-def unknown_of(connection: Connection, job_ids: Sequence[str]) -> set[str]:
-    """Those of ``job_ids`` that the database does not have."""
-    known = connection.execute(select(jobs.c.id).where(jobs.c.id.in_(list(job_ids)))).scalars()
-    return set(job_ids) - set(known)

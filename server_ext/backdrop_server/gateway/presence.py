@@ -18,8 +18,8 @@ from backdrop_server.errors import SetupError, UnavailableError
 from backdrop_server.gateway import jobs
 from backdrop_server.gateway.database import Database
 from backdrop_server.gateway.jobs import Job
-from backdrop_server.gateway.runner import read, write
 from backdrop_server.gateway.tables import gateways
+from backdrop_server.gateway.transactions import read, write
 from backdrop_server.settings import Settings
 
 GATEWAY_IS_GONE = "the gateway that held the request stopped; send it again"

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from backdrop_server.errors import SetupError, UnavailableError
 from backdrop_server.gateway import openapi
 from backdrop_server.gateway.entrance import gateway_of
-from backdrop_server.gateway.runner import read
+from backdrop_server.gateway.transactions import read
 
 router = APIRouter(tags=["health"])
 _OBJECT: openapi.Schema = {"type": "object"}

@@ -25,8 +25,8 @@ from backdrop_server.gateway.gateway import Gateway
 from backdrop_server.gateway.jobs import Job, NewJob
 from backdrop_server.gateway.keys import Key
 from backdrop_server.gateway.request import Body
-from backdrop_server.gateway.runner import read
 from backdrop_server.gateway.submissions import Submission
+from backdrop_server.gateway.transactions import read
 
 T = TypeVar("T")
 _LOOK_AGAIN = 0.25

@@ -31,7 +31,7 @@ from backdrop_server.gateway.gateway import Gateway
 from backdrop_server.gateway.jobs import Job, NewJob
 from backdrop_server.gateway.money import plain
 from backdrop_server.gateway.routes_v1 import quote
-from backdrop_server.gateway.runner import read, write
+from backdrop_server.gateway.transactions import read, write
 
 _EVENT_PAUSE = 0.25
 _KEEP_ALIVE = 15.0

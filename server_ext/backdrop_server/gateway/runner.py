@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, TypeVar
 
-import anyio.to_thread
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
@@ -32,6 +31,7 @@ from backdrop_server.gateway.metrics import Metrics
 from backdrop_server.gateway.money import plain, price, seconds_paid
 from backdrop_server.gateway.results import outputs_of, result_of
 from backdrop_server.gateway.store import Store
+from backdrop_server.gateway.transactions import read, write
 from backdrop_server.gateway.tritons import Triton, TritonPool, replace_within
 from backdrop_server.settings import Settings
 
@@ -300,26 +300,6 @@ class Runner:
             except (DBAPIError, SetupError, UnavailableError) as error:
                 log.error("the database does not answer", extra={"reason": type(error).__name__})
                 await asyncio.sleep(_DATABASE_PAUSE)
-
-
-async def read(database: Database, action: Callable[[Connection], T]) -> T:
-    """Run ``action`` in a reading transaction, in a worker thread."""
-
-    def work() -> T:
-        with database.reading() as connection:
-            return action(connection)
-
-    return await anyio.to_thread.run_sync(work)
-
-
-async def write(database: Database, action: Callable[[Connection], T]) -> T:
-    """Run ``action`` in a writing transaction, in a worker thread."""
-
-    def work() -> T:
-        with database.writing() as connection:
-            return action(connection)
-
-    return await anyio.to_thread.run_sync(work)
 
 
 def _fields(request: JobRequest, pictures: Mapping[str, bytes]) -> dict[str, Any]:

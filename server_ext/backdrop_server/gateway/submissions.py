@@ -28,8 +28,9 @@ from backdrop_server.gateway.request import (
     read_body,
     read_matte_body,
 )
-from backdrop_server.gateway.runner import Runner, read, write
+from backdrop_server.gateway.runner import Runner
 from backdrop_server.gateway.store import Store
+from backdrop_server.gateway.transactions import read, write
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,10 +6,10 @@ import asyncio
 import logging
 import time
 
-from backdrop_server.gateway import jobs
+from backdrop_server.gateway import forgetting
 from backdrop_server.gateway.database import Database
-from backdrop_server.gateway.runner import read, write
 from backdrop_server.gateway.store import Store
+from backdrop_server.gateway.transactions import read, write
 from backdrop_server.gateway.workflows import Workflows
 from backdrop_server.settings import Settings
 
@@ -43,10 +43,12 @@ class Sweeper:
     async def sweep(self) -> None:
         """Remove what is over now."""
         moment = time.time() - self._keep
-        over = await read(self._database, lambda connection: jobs.ended_before(connection, moment))
+        over = await read(
+            self._database, lambda connection: forgetting.ended_before(connection, moment)
+        )
         gone = [job_id for job_id in over if await self._remove(job_id)]
         if gone:
-            await write(self._database, lambda connection: jobs.mark_swept(connection, gone))
+            await write(self._database, lambda connection: forgetting.mark_swept(connection, gone))
             await self._workflows.forget(gone)
         await self._sweep_orphans()
 
@@ -62,7 +64,9 @@ class Sweeper:
     async def _sweep_orphans(self) -> None:
         """Pictures that were stored for a request which then did not become a job."""
         stored = await self._store.job_ids()
-        unknown = await read(self._database, lambda connection: jobs.unknown_of(connection, stored))
+        unknown = await read(
+            self._database, lambda connection: forgetting.unknown_of(connection, stored)
+        )
         now = time.monotonic()
         since = {job_id: self._unknown_since.get(job_id, now) for job_id in unknown}
         for job_id in [job_id for job_id, first in since.items() if now - first > _ORPHAN_AFTER]:

@@ -13,7 +13,7 @@ from backdrop_server.gateway.database import Database
 from backdrop_server.gateway.fetching import Fetcher
 from backdrop_server.gateway.jobs import Job
 from backdrop_server.gateway.links import Signer, webhook_signature
-from backdrop_server.gateway.runner import read, write
+from backdrop_server.gateway.transactions import read, write
 
 TIMESTAMP_HEADER = "x-backdrop-timestamp"
 SIGNATURE_HEADER = "x-backdrop-signature"
