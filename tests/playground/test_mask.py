@@ -6,30 +6,12 @@ import base64
 import json
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from tests import pictures
-from tests.playground.visit import Visit
+from tests.playground.visit import Visit, open_editor, stroke
 
 pytestmark = pytest.mark.triton
-
-
-def open_editor(page: Page) -> None:
-    page.click("#mask-open")
-    expect(page.locator("#mask")).to_be_visible()
-
-
-def stroke(page: Page, mode: str, *points: tuple[float, float]) -> None:
-    """Paint from point to point, given in pixels of the 300x200 photo."""
-    page.locator(f"[name=brush][value={mode}]").check()
-    box = page.locator("#veil").bounding_box()
-    assert box is not None
-    scale = box["width"] / 300
-    for index, (x, y) in enumerate(points):
-        page.mouse.move(box["x"] + x * scale, box["y"] + y * scale, steps=4)
-        if index == 0:
-            page.mouse.down()
-    page.mouse.up()
 
 
 def run_and_read_mask(visit: Visit) -> pictures.Pixels | None:

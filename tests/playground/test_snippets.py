@@ -14,7 +14,7 @@ from playwright.sync_api import expect
 
 from tests import pictures
 from tests.playground.conftest import Open
-from tests.playground.visit import Visit, file
+from tests.playground.visit import Visit, file, open_editor, stroke
 
 pytestmark = pytest.mark.triton
 PROMPT = "a \"wooden\" table, $HOME `ls` \\n 'here' 木の机\nin a forest"
@@ -62,6 +62,11 @@ def test_the_code_makes_the_same_pictures(
     page.set_input_files("#file-image", file(PRODUCT, pictures.product()))
     page.fill("#prompt", PROMPT)
     page.fill("#negative_prompt", "blur")
+    if not inline:  # the mask is no file of the visitor's: it is in the code
+        open_editor(page)
+        stroke(page, "repaint", (140, 100), (160, 100))
+        page.click("#mask-use")
+        expect(page.locator("#mask-state")).to_have_text("Your own mask is used")
     page.locator("#inline").set_checked(inline)
     visit.run()
     expected = [visit.picture()]

@@ -123,3 +123,22 @@ def drop(page: Page, selector: str, name: str, data: bytes, zeros: int = 0) -> N
     transfer = page.evaluate_handle(script, [name, base64.b64encode(data).decode(), zeros])
     for event in ("dragenter", "dragover", "drop"):
         page.dispatch_event(selector, event, {"dataTransfer": transfer})
+
+
+def open_editor(page: Page) -> None:
+    """Open the editor of the mask."""
+    page.click("#mask-open")
+    expect(page.locator("#mask")).to_be_visible()
+
+
+def stroke(page: Page, mode: str, *points: tuple[float, float]) -> None:
+    """Paint from point to point, given in pixels of the 300x200 photo."""
+    page.locator(f"[name=brush][value={mode}]").check()
+    box = page.locator("#veil").bounding_box()
+    assert box is not None
+    scale = box["width"] / 300
+    for index, (x, y) in enumerate(points):
+        page.mouse.move(box["x"] + x * scale, box["y"] + y * scale, steps=4)
+        if index == 0:
+            page.mouse.down()
+    page.mouse.up()

@@ -2,11 +2,27 @@
 
 const KEY = "backdrop.key";
 
+let held = ""; // the key where the browser keeps nothing
+
 export const key = {
-  get: () => localStorage.getItem(KEY) ?? "",
-  set: (text) => localStorage.setItem(KEY, text),
-  forget: () => localStorage.removeItem(KEY),
+  get: () => stored((storage) => storage.getItem(KEY)) ?? held,
+  set(text) {
+    held = text;
+    stored((storage) => storage.setItem(KEY, text));
+  },
+  forget() {
+    held = "";
+    stored((storage) => storage.removeItem(KEY));
+  },
 };
+
+function stored(action) {
+  try {
+    return action(localStorage);
+  } catch {
+    return null; // a browser may refuse to keep anything
+  }
+}
 
 /** What a person can be told; `lost` when no answer came at all, `status` the answer's otherwise. */
 export class Refusal extends Error {
@@ -77,8 +93,8 @@ export async function submit(body, tries = 3) {
 const SILENCE = 40_000; // ms; the gateway says something at least every 15 s
 const LONGEST_PAUSE = 5_000;
 
-/** Follow a job to its end through lost connections; the last status. */
-export async function follow(id, { onStatus, onLost }) {
+/** Follow a job to its end through lost connections, until `isGivenUp` while one is lost; the last status. */
+export async function follow(id, { onStatus, onLost, isGivenUp }) {
   for (let wait = 500; ; wait = Math.min(wait * 2, LONGEST_PAUSE)) {
     try {
       for await (const status of events(id)) {
@@ -91,6 +107,7 @@ export async function follow(id, { onStatus, onLost }) {
       onLost();
     }
     await pause(wait);
+    if (isGivenUp()) throw new Refusal("The server does not answer, so it could not be told to cancel the run. It may still be charged.");
   }
 }
 

@@ -11,7 +11,7 @@ async function pictureSources() {
       ? { base64: await well.text(), file: well.file.name }
       : { base64: `<${well.name} in base64>`, file: well.name === "image" ? "product.jpg" : "reference.jpg" };
   }
-  if (page.mask) sources.mask_image = { base64: page.mask.base64, file: "mask.png" };
+  if (page.mask) sources.mask_image = { base64: page.mask.base64 };
   return sources;
 }
 

@@ -71,9 +71,19 @@ function failed(error) {
   report(error);
 }
 
+/** Follow a job; one that was given up is not followed on after a reload. */
+async function followOrForget(id, listeners) {
+  try {
+    return await follow(id, listeners);
+  } catch (error) {
+    if (running.isGivenUp || error.status === 404) await history.remove(id);
+    throw error;
+  }
+}
+
 /** Follow a job to its end, and show what came out. */
 async function finish(record) {
-  const last = await follow(record.id, {
+  const last = await followOrForget(record.id, {
     onStatus: (status) => {
       if (running.isCancelled && !running.isCancelSent) cancel(); // the server was away
       showProgress(status);
@@ -82,6 +92,7 @@ async function finish(record) {
       $("progress-text").textContent = "Connection lost. The run goes on; trying to reach the server again…";
       say("Connection lost. Trying to reach the server again.");
     },
+    isGivenUp: () => running.isGivenUp,
   });
   if (last.status === "FAILED") {
     await history.remove(record.id);
@@ -145,8 +156,10 @@ export async function cancel() {
   try {
     await call(`/v2/requests/${running.id}`, { method: "DELETE" });
   } catch (error) {
-    if (running) running.isCancelSent = false;
-    report(error);
+    if (!running) return; // it has ended meanwhile
+    running.isCancelSent = false;
+    running.isGivenUp = error.lost;
+    if (!error.lost) report(error);
   }
 }
 
@@ -160,7 +173,6 @@ export async function resume() {
   try {
     await finish(open);
   } catch (error) {
-    await history.remove(open.id);
     failed(error);
   }
 }

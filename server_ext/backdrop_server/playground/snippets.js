@@ -4,13 +4,13 @@ const PICTURES = ["image", "ref_image", "mask_image"];
 const LONG = 48; // characters of base64 that are shown
 
 /**
- * `pictures`: for each picture field its file name and base64; `inline`: base64 in the code, else
- * files of those names are read.
+ * `pictures`: for each picture field its base64, and its file's name where there is one; `inline`:
+ * base64 in the code, else the files are read.
  */
 export function snippet(language, { origin, values, pictures, inline }) {
   const request = { url: `${origin}/v1/bg-replace`, values, pictures, inline };
   const code = { curl, python, javascript }[language](request);
-  return { code, shown: inline ? shortened(code, pictures) : code };
+  return { code, shown: shortened(code, pictures) };
 }
 
 function shortened(code, pictures) {
@@ -28,7 +28,7 @@ function curl({ url, values, pictures, inline }) {
   const several = values.samples > 1;
   const lines = given(pictures).map((name) => {
     const { base64, file } = pictures[name];
-    return `  "${name}": "${inline ? base64 : `$(base64 < ${quoted(file)} | tr -d '\\n')`}"`;
+    return `  "${name}": "${inline || !file ? base64 : `$(base64 < ${quoted(file)} | tr -d '\\n')`}"`;
   });
   for (const [name, value] of Object.entries({ ...values, base64: several })) {
     const text = JSON.stringify(value);
@@ -55,7 +55,7 @@ const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
 function python({ url, values, pictures, inline }) {
   const literal = (value) => (typeof value === "boolean" ? (value ? "True" : "False") : JSON.stringify(value));
-  const source = ({ base64, file }) => (inline ? JSON.stringify(base64) : `text_of(${JSON.stringify(file)})`);
+  const source = ({ base64, file }) => (inline || !file ? JSON.stringify(base64) : `text_of(${JSON.stringify(file)})`);
   const fields = [
     ...given(pictures).map((name) => [name, source(pictures[name])]),
     ...Object.entries({ ...values, base64: true }).map(([name, value]) => [name, literal(value)]),
@@ -91,7 +91,7 @@ for number, picture in enumerate(pictures, 1):
 
 function javascript({ url, values, pictures, inline }) {
   const source = ({ base64, file }) =>
-    inline ? JSON.stringify(base64) : `await readFile(${JSON.stringify(file)}, "base64")`;
+    inline || !file ? JSON.stringify(base64) : `await readFile(${JSON.stringify(file)}, "base64")`;
   const fields = [
     ...given(pictures).map((name) => [name, source(pictures[name])]),
     ...Object.entries({ ...values, base64: true }).map(([name, value]) => [name, JSON.stringify(value)]),
