@@ -139,6 +139,17 @@ def test_delete_of_an_ended_job_changes_nothing(client: httpx.Client) -> None:
     assert client.get(f"/v2/requests/{job_id}").json() == before
 
 
+def test_credits_are_what_the_key_can_still_spend(
+    gateway: GatewayProcess, client: httpx.Client
+) -> None:
+    with gateway.client(gateway.make_key("2.5")) as other:
+        assert other.get("/v2/credits").json() == {"credits": "2.5"}
+    job_id = submit(client)
+    bill = Decimal(wait_for_end(client, job_id)["credits_consumed"])
+    assert Decimal(client.get("/v2/credits").json()["credits"]) == 1000 - bill
+    assert httpx.get(f"{gateway.url}/v2/credits").status_code == 401
+
+
 def test_another_keys_job_is_as_unknown_as_none(
     gateway: GatewayProcess, client: httpx.Client
 ) -> None:
