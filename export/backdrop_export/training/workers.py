@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
@@ -32,6 +33,7 @@ def together(work: Callable[[], None], count: int) -> None:
 
 def _join(rank: int, count: int, meeting: Path, work: Callable[[], None]) -> None:
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=count)
     try:
