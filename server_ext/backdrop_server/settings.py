@@ -84,6 +84,12 @@ class Settings(BaseSettings):
         None, description="How customers reach it, for URLs in answers; empty: host and port."
     )
 
+    triton_memory: int | None = Field(
+        None,
+        ge=1,
+        description="MiB at which a Triton of our own is started again; empty: no limit.",
+    )
+
     # What is allowed in.
     max_in_flight: int = Field(16, ge=1, description="Jobs that one Triton gets at once.")
     max_waiting: int = Field(256, ge=0, description="Jobs that wait in this gateway; more get 503.")

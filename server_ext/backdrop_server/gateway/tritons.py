@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -38,7 +39,7 @@ from backdrop_server.errors import (
 )
 from backdrop_server.gateway.errors import FullError, LostError
 
-PROBE_SECONDS = 1.0
+PROBE_SECONDS = 0.5
 CONTROL_SECONDS = 3.0
 """What a call of `control` may take; a server that needs longer is as good as gone."""
 CANCEL_GRACE = 30.0
@@ -46,6 +47,7 @@ CANCEL_GRACE = 30.0
 _FULL_PAUSE = 0.5
 _DAY = 86_400.0
 """Seconds; how long a request may take is settled elsewhere."""
+log = logging.getLogger("backdrop.tritons")
 _CANCELLED = "the request was cancelled"
 _STUB_IS_DEAD = "tub process"
 
@@ -225,7 +227,7 @@ class TritonPool:
             self._changed.notify_all()
 
     async def watch(self) -> None:
-        """Probe every Triton once a second, for ever."""
+        """Probe every Triton every PROBE_SECONDS, for ever."""
         while True:
             await self.probe()
             await asyncio.sleep(PROBE_SECONDS)
@@ -234,7 +236,12 @@ class TritonPool:
         """Probe every Triton once."""
         before = [triton.is_up for triton in self.tritons]
         await asyncio.gather(*(triton.probe() for triton in self.tritons))
-        if before != [triton.is_up for triton in self.tritons]:
+        changed = [t for t, was in zip(self.tritons, before, strict=True) if t.is_up != was]
+        for triton in changed:
+            log.info(
+                "triton is up" if triton.is_up else "triton is down", extra={"triton": triton.url}
+            )
+        if changed:
             await self.wake()
 
     async def close(self) -> None:

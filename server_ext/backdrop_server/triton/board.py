@@ -196,6 +196,14 @@ class Board:
         with self._locked():
             return self._status(self._find(request_id))
 
+    def running_steps(self) -> dict[bytes, int]:
+        """Evaluations so far of each request that `denoise` runs, by its key.
+
+        Read without the lock, which a process that stands still may hold.
+        """
+        running = self._entries[self._entries["state"] == Stage.RUNNING]
+        return {bytes(entry["key"]): int(entry["step"]) for entry in running}
+
     def count_live(self) -> int:
         """Requests now between `preprocess` and the end of `postprocess`."""
         with self._locked():
