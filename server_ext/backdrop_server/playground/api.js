@@ -71,24 +71,31 @@ export const asSentence = (text) => {
 };
 
 /** Random hex for an idempotency key; crypto.randomUUID is there on https only. */
-export const newId = () =>
+const newId = () =>
   [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
-export const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** Submit a job; sent again where no answer came, which the idempotency key makes safe. */
-export async function submit(body, tries = 3) {
-  const headers = { "idempotency-key": newId() };
+/** The JSON of a call; it is made again where no answer came. */
+async function patientJson(path, options, tries = 3) {
   for (let left = tries - 1; ; left--) {
     try {
-      const answer = await call("/v2/bg-replace", { method: "POST", body, headers });
-      return (await answer.json()).request_id;
+      return await (await call(path, options)).json();
     } catch (error) {
       if (!error.lost || left === 0) throw error;
       await pause(700);
     }
   }
 }
+
+/** Submit a job; its id. The idempotency key makes it safe to send it again. */
+export async function submit(body) {
+  const headers = { "idempotency-key": newId() };
+  return (await patientJson("/v2/bg-replace", { method: "POST", body, headers })).request_id;
+}
+
+/** The result of a job that has ended well. */
+export const resultOf = (id) => patientJson(`/v2/requests/${id}`);
 
 const SILENCE = 40_000; // ms; the gateway says something at least every 15 s
 const LONGEST_PAUSE = 5_000;

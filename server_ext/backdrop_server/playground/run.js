@@ -1,14 +1,14 @@
 // A run from the button to the picture.
 
 import { report, openKey } from "/playground/account.js";
-import { Refusal, asSentence, call, follow, key, submit } from "/playground/api.js";
+import { Refusal, asSentence, call, follow, key, resultOf, submit } from "/playground/api.js";
 import * as history from "/playground/history.js";
-import { $, face, format, page, revealStage, say, showError } from "/playground/page.js";
+import { $, face, page, revealStage, say, showError } from "/playground/page.js";
 import { quote } from "/playground/price.js";
 import * as result from "/playground/result.js";
 
 const CANCELLED = /cancelled/;
-let running = null; // { id, isCancelled } of the job that is followed now
+let running = null; // the job that is followed now: { id, isCancelled, isCancelSent, isGivenUp }
 let onEnd = () => {};
 
 /** The button keeps its focus, which it would lose if it were disabled. */
@@ -46,16 +46,15 @@ export async function run() {
   showError(problem ?? "");
   if (problem) return;
   const [product, reference] = page.wells;
-  const values = page.settings.values();
+  const record = { at: Date.now(), values: page.settings.values(), product: product.file, isOpen: true };
   running = { id: null, isCancelled: false };
   setRunning(true);
   showProgress({ status: "SENDING" });
   revealStage();
   try {
-    const body = { ...values, image: await product.text(), ref_image: await reference.text(), base64: true };
+    const body = { ...record.values, image: await product.text(), ref_image: await reference.text(), base64: true };
     if (page.mask) body.mask_image = page.mask.base64;
-    running.id = await submit(body);
-    const record = { id: running.id, at: Date.now(), values, product: product.file, isOpen: true };
+    running.id = record.id = await submit(body);
     await history.keep(record);
     await finish(record);
   } catch (error) {
@@ -100,7 +99,7 @@ async function finish(record) {
       ? "The run was cancelled. Only the steps that were done are charged."
       : `The run failed: ${asSentence(last.error)} Nothing is charged.`));
   }
-  const content = await (await call(`/v2/requests/${record.id}`)).json();
+  const content = await resultOf(record.id);
   const type = `image/${record.values.output_format}`;
   record.pictures = await Promise.all(content.output.map((text) => toBlob(text, type)));
   record.seeds = content.seeds;
