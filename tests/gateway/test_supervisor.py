@@ -35,7 +35,8 @@ class Served:
         self.process = process
         self.url = url
         self.lines: list[str] = []
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
         wait_until(lambda: any("first key" in line for line in self.lines), 120)
         self.key = next(line for line in self.lines if "first key" in line).split()[5]
         wait_until(self.is_ready, 60)
@@ -43,6 +44,12 @@ class Served:
     def _read(self) -> None:
         assert self.process.stderr is not None
         self.lines.extend(iter(self.process.stderr.readline, ""))
+
+    def stop(self) -> None:
+        """SIGTERM, and wait for the end."""
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(90)
+        self._reader.join()
 
     def is_ready(self) -> bool:
         """What ``/readyz`` says; a gateway that does not answer is not ready."""
@@ -71,15 +78,16 @@ def served(repository: Path) -> Iterator[Served]:
     command = [str(BACKDROP), "serve", "--repository", str(repository), f"--port={port}"]
     ports = [f"--triton-{name}-port=0" for name in ("http", "grpc", "metrics")]
     with tempfile.TemporaryDirectory() as data:
-        process = subprocess.Popen(
+        with subprocess.Popen(
             [*command, *ports, "--data-dir", data],
             stderr=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "200"},
-        )  # fmt: skip
-        try:
-            yield Served(process, f"http://127.0.0.1:{port}")
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(90)
+        ) as process:  # fmt: skip
+            try:
+                served = Served(process, f"http://127.0.0.1:{port}")
+                yield served
+                served.stop()
+            finally:
+                process.kill()
 
 
 @pytest.mark.parametrize(
