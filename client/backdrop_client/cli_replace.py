@@ -70,6 +70,19 @@ IpWeight = Annotated[
 Preserve = Annotated[
     bool | None, typer.Option(help="Put the product's own pixels back (they are by default).")
 ]
+Shadow = Annotated[
+    str | None, typer.Option(help="On the new ground (off): off, soft, hard, floating.")
+]
+ShadowDirection = Annotated[
+    float | None,
+    typer.Option(help="Where it falls, degrees clockwise from the right (60).", min=0, max=360),
+]
+ShadowStrength = Annotated[
+    float | None, typer.Option(help="How much light it takes (0.5).", min=0, max=1)
+]
+Harmonize = Annotated[
+    bool | None, typer.Option(help="Let the surroundings' light fall on the product's edge.")
+]
 Format = Annotated[
     str | None, typer.Option(help="jpeg, png or webp (by the suffix of --output, else jpeg).")
 ]
@@ -113,6 +126,10 @@ def replace(
     cn_weight: CnWeight = None,
     ip_adapter_weight: IpWeight = None,
     preserve_subject: Preserve = None,
+    shadow: Shadow = None,
+    shadow_direction: ShadowDirection = None,
+    shadow_strength: ShadowStrength = None,
+    harmonize: Harmonize = None,
     output_format: Format = None,
     concurrency: Concurrency = 4,
     as_json: AsJson = False,
@@ -139,6 +156,10 @@ def replace(
         cn_weight=cn_weight,
         ip_adapter_weight=ip_adapter_weight,
         preserve_subject=preserve_subject,
+        shadow=shadow,
+        shadow_direction=shadow_direction,
+        shadow_strength=shadow_strength,
+        harmonize=harmonize,
         output_format=output_format,
     )
     server = _Server(triton, url, retries)

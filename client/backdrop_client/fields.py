@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 PICTURES = ("image", "ref_image", "mask_image")
-TEXTS = ("prompt", "negative_prompt", "scheduler", "output_format")
+TEXTS = ("prompt", "negative_prompt", "scheduler", "output_format", "shadow")
 INTEGERS = ("samples", "num_inference_steps", "seed")
-NUMBERS = ("guidance_scale", "strength", "cn_weight", "ip_adapter_weight")
-FLAGS = ("preserve_subject",)
+NUMBERS = (
+    "guidance_scale", "strength", "cn_weight", "ip_adapter_weight",
+    "shadow_direction", "shadow_strength",
+)  # fmt: skip
+FLAGS = ("preserve_subject", "harmonize")
 FIELDS = (*PICTURES, *TEXTS, *INTEGERS, *NUMBERS, *FLAGS)
 FORMATS = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp"}
 """``output_format`` by a file's suffix."""
