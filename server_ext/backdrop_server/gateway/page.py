@@ -53,6 +53,10 @@ _LABELS = {
     "num_inference_steps": "Steps",
     "scheduler": "Sampler",
     "preserve_subject": "Keep the product's own pixels",
+    "shadow": "Shadow",
+    "shadow_direction": "Shadow direction",
+    "shadow_strength": "Shadow strength",
+    "harmonize": "Blend light into the edge",
 }
 _EXAMPLES = {
     "image": {"product.jpg": "a bottle on grey", "product-cutout.png": "a bottle, cut out"},
