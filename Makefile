@@ -21,7 +21,7 @@ repository: $(VENV)/.installed
 	$(BIN)/backdrop-export repository build/bundles/$(BUNDLE) --engine $(ENGINE) --out build
 
 test: $(VENV)/.installed
-	$(BIN)/pytest -m "not soak"
+	$(BIN)/pytest -m "not soak and not photos"
 
 soak: $(VENV)/.installed
 	$(BIN)/pytest -m soak

@@ -512,8 +512,10 @@ def child_of(process: subprocess.Popen[str]) -> int:
     children: list[psutil.Process] = []
 
     def has_child() -> bool:
-        of_serve = psutil.Process(process.pid).children()
-        children[:] = [child for child in of_serve if child.name() == "tritonserver"]
+        children.clear()
+        with contextlib.suppress(psutil.NoSuchProcess):  # one that ended while we looked
+            of_serve = psutil.Process(process.pid).children()
+            children[:] = [child for child in of_serve if child.name() == "tritonserver"]
         return bool(children)
 
     assert within(30, has_child)

@@ -12,7 +12,7 @@ from backdrop_server.stages.pictures import decode
 from backdrop_server.stages.subject import find_matte
 
 FOLDER = os.environ.get("BACKDROP_PHOTOS", "")
-pytestmark = pytest.mark.skipif(not FOLDER, reason="BACKDROP_PHOTOS names no folder")
+pytestmark = pytest.mark.photos
 
 
 @pytest.mark.parametrize(
