@@ -50,6 +50,8 @@ _DAY = 86_400.0
 log = logging.getLogger("backdrop.tritons")
 _CANCELLED = "the request was cancelled"
 _STUB_IS_DEAD = "tub process"
+_UNCOMPRESSED = {"Accept-Encoding": "identity"}
+"""Otherwise aiohttp asks for gzip, and Triton takes its time for it, over pictures in vain."""
 
 
 class Triton(Protocol):
@@ -139,6 +141,7 @@ class HttpTriton:
                 infer_inputs(httpclient, fields),
                 request_id=request_id,
                 outputs=[httpclient.InferRequestedOutput(name) for name in outputs],
+                headers=dict(_UNCOMPRESSED),
             )
 
 
