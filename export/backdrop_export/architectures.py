@@ -68,6 +68,8 @@ class Architecture:
     vae_scaling_factor: float = VAE_SCALING_FACTOR
     prediction_type: str = "epsilon"
     """What the UNet predicts: epsilon, or v_prediction."""
+    guidance_rescale: float = 0.0
+    """Written to the bundle's facts; see ``BundleFacts``."""
     wired: bool = True
     """Whether samplers converge on the random weights; see ``wiring``."""
 

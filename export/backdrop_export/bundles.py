@@ -103,4 +103,13 @@ class Bundle:
             force_zeros_for_empty_prompt=bool(
                 self.value("model_index.json", "force_zeros_for_empty_prompt")
             ),
+            guidance_rescale=self._guidance_rescale(),
         )
+
+    def _guidance_rescale(self) -> float:
+        given = self.config(FACTS).get("guidance_rescale", 0.0)
+        if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= 1:
+            raise SetupError(
+                f"bundle {self.name}: guidance_rescale in {FACTS} is {given!r}; allowed: 0 to 1"
+            )
+        return float(given)

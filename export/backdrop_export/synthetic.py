@@ -224,6 +224,8 @@ def _write_rest(architecture: Architecture, folder: Path, weights: str) -> None:
     index = {"_class_name": PIPELINE_CLASS, "force_zeros_for_empty_prompt": True}
     _save_json(index | _COMPONENTS, folder / "model_index.json")
     facts = {"native_pixels": architecture.native_pixels, "weights": weights}
+    if architecture.guidance_rescale:
+        facts["guidance_rescale"] = architecture.guidance_rescale
     _save_json(facts, folder / "backdrop.json")
 
 

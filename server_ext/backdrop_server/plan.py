@@ -32,6 +32,7 @@ class Plan:
     received_at: float
     prepared_at: float
     matte_sureness: float = 1.0
+    guidance_rescale: float = 0.0
     shadow: str = "off"
     shadow_direction: float = 60.0
     shadow_strength: float = 0.5
@@ -82,6 +83,13 @@ class BundleFacts:
     clip_image_size: int
     """Side of the square picture that the vision tower takes."""
     force_zeros_for_empty_prompt: bool
+    guidance_rescale: float = 0.0
+    """0 to 1: how far the guided prediction gets back the spread of the conditional one; for
+    weights that large guidance scales overexpose. (Lin et al. 2023, arXiv:2305.08891, section 3.4)"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.guidance_rescale <= 1:
+            raise ValueError(f"guidance_rescale is {self.guidance_rescale!r}; allowed: 0 to 1")
 
     def to_json(self) -> str:
         """JSON of all fields."""

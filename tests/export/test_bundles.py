@@ -105,6 +105,20 @@ def broken_copy(tiny: Bundle, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny.path, tmp_path / "tiny"))
 
 
+@pytest.mark.parametrize(("given", "fails"), [(0.7, False), (1.2, True), ("much", True)])
+def test_guidance_rescale_is_read_and_checked(
+    tiny: Bundle, tmp_path: Path, given: object, fails: bool
+) -> None:
+    folder = broken_copy(tiny, tmp_path)
+    facts = json.loads((folder / "backdrop.json").read_text())
+    (folder / "backdrop.json").write_text(json.dumps(facts | {"guidance_rescale": given}))
+    if fails:
+        with pytest.raises(SetupError, match=r"guidance_rescale .* allowed: 0 to 1"):
+            Bundle.open(folder).facts()
+    else:
+        assert Bundle.open(folder).facts().guidance_rescale == given
+
+
 @pytest.mark.parametrize("file", ["unet/config.json", IP_ADAPTER, "backdrop.json"])
 def test_a_missing_file_is_named(tiny: Bundle, tmp_path: Path, file: str) -> None:
     folder = broken_copy(tiny, tmp_path)

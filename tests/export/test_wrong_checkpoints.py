@@ -207,6 +207,10 @@ RECIPES: dict[str, tuple[str, str]] = {
     ),
     "no base": ("native_pixels = 4", "the key base is missing"),
     "a number for a text": ("base = 3", "base must be a text, found 3"),
+    "too much rescale": (
+        'base = "x"\nguidance_rescale = 1.5',
+        "guidance_rescale is 1.5; allowed: 0 to 1",
+    ),
     "a text for a number": ('base = "x"\nnative_pixels = "1"', "must be a whole number, found '1'"),
     "no TOML": ("base = ", "is not readable TOML"),
     "a LoRA without a file": ('base = "x"\n[[lora]]\nweight = 1', "[[lora]] lacks the key file"),

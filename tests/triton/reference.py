@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import CLIPVisionModelWithProjection
 
 from backdrop_client.triton import Replaced
+from backdrop_export.bundles import Bundle
 from backdrop_server.stages.schedulers import SAMPLERS
 from tests.pictures import Pixels
 
@@ -39,6 +40,7 @@ class Reference:
                 str(bundle), subfolder="ip_adapter", weight_name="ip-adapter.safetensors"
             )
         self._pipe.set_progress_bar_config(disable=True)
+        self._guidance_rescale = Bundle.open(bundle).facts().guidance_rescale
         self._config = dict(self._pipe.scheduler.config)
 
     def picture(self, fields: Mapping[str, Any], answer: Replaced, seed: int) -> Pixels:
@@ -62,6 +64,7 @@ class Reference:
                 width=matte.width,
                 num_inference_steps=fields["num_inference_steps"],
                 guidance_scale=fields.get("guidance_scale", 7.5),
+                guidance_rescale=self._guidance_rescale,
                 strength=fields.get("strength", 1.0),
                 controlnet_conditioning_scale=fields.get("cn_weight", 0.9),
                 generator=torch.Generator("cpu").manual_seed(seed),

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from diffusers.pipelines.controlnet.pipeline_controlnet_inpaint_sd_xl import rescale_noise_cfg
 
 from backdrop_server.contract import SCHEDULERS
 from backdrop_server.plan import BundleFacts
@@ -174,6 +175,16 @@ def test_latents_that_are_no_numbers_are_an_error() -> None:
     state = start(seeds=(1,))
     with pytest.raises(FloatingPointError):
         denoise.advance(state, torch.full((2, 4, 8, 8), torch.nan))
+
+
+@pytest.mark.parametrize("rescale", [0.0, 0.7, 1.0])
+def test_guidance_is_rescaled_as_in_diffusers(rescale: float) -> None:
+    plan = make_plan(seeds=(1, 2), guidance_scale=9.0, guidance_rescale=rescale)
+    unconditional, conditional = torch.randn(2, 2, 4, 8, 8, generator=torch.manual_seed(3))
+    guided = unconditional + 9.0 * (conditional - unconditional)
+    expected = rescale_noise_cfg(guided, conditional, guidance_rescale=rescale)
+    found = denoise.guided(torch.cat([unconditional, conditional]), plan)
+    torch.testing.assert_close(found, expected)
 
 
 def test_preview_is_a_small_picture_and_changes_nothing() -> None:

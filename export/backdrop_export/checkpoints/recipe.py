@@ -47,6 +47,8 @@ class Recipe:
     config: str = "diffusers/stable-diffusion-xl-1.0-inpainting-0.1"
     """For a single file: the folder with the components' configurations and tokenizers."""
     native_pixels: int = 1024 * 1024
+    guidance_rescale: float = 0.0
+    """0 to 1; for weights that large guidance scales overexpose, as those of a v-prediction."""
     variant: str = "fp16"
     """Which of a folder's weights to take where there are several; empty for those without one."""
     lora: tuple[Lora, ...] = ()
@@ -81,6 +83,10 @@ def read_recipe(path: Path) -> Recipe:
     values = _checked(file, "the recipe", content, _TYPES)
     if "base" not in values:
         raise SetupError(f"{file}: the key base is missing; it names the inpainting checkpoint")
+    if not 0 <= values.get("guidance_rescale", 0) <= 1:
+        raise SetupError(
+            f"{file}: guidance_rescale is {values['guidance_rescale']}; allowed: 0 to 1"
+        )
     return Recipe(path=file, lora=tuple(_lora(file, lora) for lora in loras), **values)
 
 
@@ -96,6 +102,7 @@ _TYPES: Mapping[str, type] = {
     "vae": str,
     "config": str,
     "native_pixels": int,
+    "guidance_rescale": float,
     "variant": str,
 }
 _KINDS = {str: "a text", int: "a whole number", float: "a number"}

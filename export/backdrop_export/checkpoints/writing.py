@@ -54,6 +54,8 @@ def write_pieces(recipe: Recipe, pieces: Pieces, folders: Mapping[str, Path], fo
     sources = {piece.listing.key: piece.listing.text for piece in pieces.values()}
     fused = [{"file": lora.file, "weight": lora.weight} for lora in recipe.lora]
     facts = {"native_pixels": recipe.native_pixels, "sources": sources, "lora": fused}
+    if recipe.guidance_rescale:
+        facts["guidance_rescale"] = recipe.guidance_rescale
     write_json(facts, folder / FACTS)
 
 

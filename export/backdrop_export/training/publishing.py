@@ -33,7 +33,7 @@ the UNet saw {samples} pictures, with repeats.
 its pictures are small and soft. It says nothing about the quality of SDXL's weights. In the raw
 output (`preserve_subject` false) the product is drawn through the ControlNet alone: with
 `cn_weight` 0 the place of the product is painted over with the scene. The UNet predicts velocity
-(`v_prediction`), not noise.
+(`v_prediction`), not noise, and guidance is rescaled by {rescale}, or a scale of 7.5 would overexpose.
 """
 
 
@@ -98,5 +98,6 @@ def _card(architecture: Architecture, recipe: Recipe) -> str:
         side=architecture.native_side,
         pictures=recipe.pictures,
         seed=recipe.seed,
+        rescale=architecture.guidance_rescale,
         samples=round(recipe.denoiser.steps * rows),
     )

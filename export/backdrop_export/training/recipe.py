@@ -23,6 +23,7 @@ TRAINED: dict[str, Architecture] = {
         clip_side=128,
         clip_patch=16,
         prediction_type="v_prediction",
+        guidance_rescale=0.7,
     )
 }
 """Sizes at which bundles are trained: smaller than the random ones, for two CPU cores. Few groups,

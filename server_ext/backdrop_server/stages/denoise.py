@@ -251,8 +251,7 @@ def advance(state: State, noise: torch.Tensor) -> None:
     in ``state.finite``, to be looked at when it has arrived.
     """
     if state.plan.uses_guidance:
-        unconditional, conditional = noise.chunk(2)
-        noise = unconditional + state.plan.guidance_scale * (conditional - unconditional)
+        noise = guided(noise, state.plan)
     draws = SAMPLERS[state.plan.scheduler].is_stochastic
     kwargs = {"generator": state.generators} if draws else {}
     timestep = state.timesteps[state.evaluations]
@@ -266,6 +265,16 @@ def advance(state: State, noise: torch.Tensor) -> None:
         state.finite = finite
     state.latents = latents
     state.evaluations += 1
+
+
+def guided(noise: torch.Tensor, plan: Plan) -> torch.Tensor:
+    """The guided prediction [samples, C, h, w] of both halves' ``noise`` [2 * samples, C, h, w]."""
+    unconditional, conditional = noise.chunk(2)
+    together = unconditional + plan.guidance_scale * (conditional - unconditional)
+    if not plan.guidance_rescale:
+        return together
+    wanted, spread = (x.std(dim=(1, 2, 3), keepdim=True) for x in (conditional, together))
+    return torch.lerp(together, together * (wanted / spread), plan.guidance_rescale)
 
 
 def check_finite(finite: torch.Tensor) -> None:

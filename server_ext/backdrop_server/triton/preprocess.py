@@ -80,7 +80,9 @@ class PreprocessModel:
             tokenize(tokenizer, [options.negative_prompt or "", options.prompt])
             for tokenizer in self._tokenizers
         )
-        plan = _make_plan(options, request_id, size, matte, received_at)
+        plan = _make_plan(
+            options, request_id, size, matte, self._facts.guidance_rescale, received_at
+        )
         return response(
             {
                 contract.PLAN: plan.to_json(),
@@ -132,6 +134,7 @@ def _make_plan(
     request_id: str,
     size: tuple[int, int],
     matte: Matte,
+    guidance_rescale: float,
     received_at: float,
 ) -> Plan:
     # A seed is no secret: it tells samples apart.
@@ -152,6 +155,7 @@ def _make_plan(
         output_format=options.output_format,
         matte_source=matte.source,
         matte_sureness=matte.sureness,
+        guidance_rescale=guidance_rescale,
         shadow=options.shadow,
         shadow_direction=options.shadow_direction,
         shadow_strength=options.shadow_strength,
