@@ -22,7 +22,7 @@ from backdrop_export.synthetic import make_bundle
 from backdrop_export.vocabulary import train_merges, vocabulary
 from backdrop_server.errors import SetupError
 
-MAX_PARAMETERS = 24_000_000
+MAX_BYTES = 48_000_000
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -47,9 +47,12 @@ def test_a_bundle_that_is_current_is_left_alone(tiny: Bundle, tmp_path: Path) ->
     assert hashes(make_bundle("tiny", copy)) == hashes(tiny.path)
 
 
-def test_the_demo_bundle_is_small_enough(tmp_path: Path) -> None:
+def test_the_demo_bundle_is_trained_and_small(tmp_path: Path) -> None:
     bundle = Bundle.open(make_bundle("demo", tmp_path / "demo"))
-    assert 15_000_000 < parameters(bundle) <= MAX_PARAMETERS
+    assert bundle.value("backdrop.json", "weights") == "trained"
+    assert 9_000_000 < parameters(bundle) < 10_000_000
+    files = [file for file in bundle.path.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < MAX_BYTES
     assert bundle.facts().native_pixels == 256 * 256
 
 

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from backdrop_export.architectures import Architecture
+from backdrop_export.architectures import Architecture, architecture_named
 from backdrop_export.training.conditions import Conditions, work_out
 from backdrop_export.training.console import Console
 from backdrop_export.training.dataset import SIDE, Dataset, render_dataset
 from backdrop_export.training.denoiser import Denoiser, train_denoiser
 from backdrop_export.training.loop import Schedule, claim
 from backdrop_export.training.publishing import publish
-from backdrop_export.training.recipe import TRAINED, Recipe
+from backdrop_export.training.recipe import Recipe
 from backdrop_export.training.towers import Towers, train_towers
 from backdrop_export.training.vae import encode, fit_scaling_factor, new_vae, train_vae
 from backdrop_export.training.workers import together
@@ -43,13 +43,13 @@ class Training:
 
 
 def train_bundle(name: str, recipe: Recipe, folder: Path, out: Path, console: Console) -> Path:
-    """Train the bundle ``name`` (of TRAINED) by ``recipe``, write it to ``out``; return ``out``.
+    """Train the bundle ``name`` by ``recipe``, write it to ``out``; return ``out``.
 
     Checkpoints and pictures go to ``folder``.
 
     Raises SetupError when ``folder`` holds a run of another recipe or architecture.
     """
-    training = Training(TRAINED[name], recipe, folder, console)
+    training = Training(architecture_named(name), recipe, folder, console)
     claim(folder, repr((training.architecture, training.recipe)))
     data = render_dataset(folder / "data", recipe.pictures, recipe.seed, console.track)
     vae = _vae(training, data)

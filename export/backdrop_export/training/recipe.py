@@ -1,33 +1,10 @@
-"""How the demo bundle is trained: its sizes, the pictures, the schedules."""
+"""How the demo bundle is trained: the pictures, the schedules."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from backdrop_export.architectures import ARCHITECTURES, Architecture, Tower
 from backdrop_export.training.loop import Schedule
-
-TRAINED: dict[str, Architecture] = {
-    "demo": dataclasses.replace(
-        ARCHITECTURES["demo"],
-        unet_channels=(32, 64, 128),
-        unet_layers_per_block=1,
-        transformer_layers=(1, 1, 1),
-        unet_groups=4,
-        edge_channels=(4, 8, 16, 32),
-        vae_channels=(16, 24, 48, 96),
-        vae_groups=2,
-        text=Tower(width=64, layers=3, projection=64),
-        text_2=Tower(width=96, layers=3, projection=96),
-        vision=Tower(width=128, layers=3, projection=128),
-        clip_side=128,
-        clip_patch=16,
-        prediction_type="v_prediction",
-        guidance_rescale=0.7,
-    )
-}
-"""Sizes at which bundles are trained: smaller than the random ones, for two CPU cores. Few groups,
-since norms over two or three channels take a picture's colours away."""
 
 
 @dataclasses.dataclass(frozen=True)
