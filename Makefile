@@ -8,7 +8,7 @@ REPOSITORY = build/$(BUNDLE)-$(ENGINE)
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo serve test check bench bench-gpu soak repository clean
+.PHONY: demo serve test check bench bench-weights bench-gpu soak repository clean
 
 demo: repository
 	$(BIN)/backdrop demo --repository $(REPOSITORY) --out build/pictures --log-file build/triton.log
@@ -41,6 +41,10 @@ bench: repository
 	$(BIN)/python -m benchmarks.precision --bundle build/bundles/demo \
 		--engine openvino-fp32 --engine openvino-bf16 --engine onnxruntime-fp16 --engine onnxruntime-int8
 	$(BIN)/python -m benchmarks.quality.mattes
+	$(BIN)/python -m benchmarks.readme
+
+bench-weights: repository
+	$(BIN)/python -m benchmarks.quality.prompts --repository build/demo-$(ENGINE)
 	$(BIN)/python -m benchmarks.readme
 
 bench-gpu: $(VENV)/.installed

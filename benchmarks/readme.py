@@ -34,6 +34,7 @@ def numbers() -> str:
         _batching([batching, tiny]),
         [_REMARK],
         [_gateway(_read("gateway"))],
+        _weights(_read("quality-demo-openvino-fp32")),
         _support(_read("precision-demo")),
         _full_size(_read("full-size-export")),
         _quality(_read("quality-mattes")),
@@ -95,6 +96,27 @@ def _gateway(result: dict[str, Any]) -> str:
         f"The REST gateway adds {overhead['median']:.1f} ms to a request (median of {count}, 95th "
         f"percentile {overhead['p95']:.1f} ms; {result['photo']} in base64, JPEG back)."
     )
+
+
+def _weights(result: dict[str, Any]) -> list[str]:
+    """What the demo bundle's weights follow."""
+    prompts, look, edges = (result[key] for key in ("prompts", "ip_adapter_weight", "cn_weight"))
+    rows = {
+        f"the prompt's scene is recognised, {prompts['results']} results": (
+            f"{prompts['right']:.0%}",
+            "8 %: a guess",
+        ),
+        "palette distance to the reference, `ip_adapter_weight` 0 and 1": (
+            f"{look['palette_distance'][0]:.1f} and {look['palette_distance'][-1]:.1f}",
+            f"falls by {look['fall']:.0%}, the prompt's scene in {look['scene_right'][-1]:.0%}",
+        ),
+        "the product's edges in the raw output (F1), `cn_weight` 0 and 0.9": (
+            f"{edges['edge_agreement'][0]:.2f} and {edges['edge_agreement'][-1]:.2f}",
+            f"{edges['ratio']:.1f} times",
+        ),
+    }
+    lines = ["| the demo bundle's weights | measured | that is |", "|---|---|---|"]
+    return [*lines, *(f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items())]
 
 
 def _engines(result: dict[str, Any]) -> list[str]:

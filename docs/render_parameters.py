@@ -1,6 +1,6 @@
 """Draw what the weights of a request do, a row for each, from a running server.
 
-    python docs/render_parameters.py --out docs/pictures/parameters.png
+    python docs/render_parameters.py --out docs/pictures/parameters.jpg
 
 The gateway's address and key are those of the client: BACKDROP_URL and BACKDROP_KEY.
 """
@@ -17,8 +17,8 @@ from rich.progress import track
 
 from backdrop_client import Backdrop, examples
 
-PROMPT = "a bottle on a wooden table at sunset"
-SEED = 7
+PROMPT = "a bottle on a sandy beach by the sea"
+SEED = 6
 CELL, LABEL, MARGIN = 220, 34, 12  # pixels
 GROUND, INK = "#ffffff", "#222222"
 
@@ -78,12 +78,12 @@ def _write(grid: Image.Image, place: tuple[int, int], text: str) -> None:
 def main() -> None:
     """Draw the grid and write it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("docs/pictures/parameters.png"))
+    parser.add_argument("--out", type=Path, default=Path("docs/pictures/parameters.jpg"))
     out = parser.parse_args().out
     with Backdrop() as client:
         grid = draw(client)
     out.parent.mkdir(parents=True, exist_ok=True)
-    grid.save(out, optimize=True)
+    grid.save(out, optimize=True, quality=90)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ class Architecture:
     """Width of the embedding of each of the six time ids."""
     vae_layers: int = 1
     precision: str = "fp32"
-    """What the weights files hold: fp32 or fp16."""
+    """What files of random weights hold: fp32 or fp16; those of trained ones hold fp16."""
     text_ids: tuple[int, int, int] | None = None
     """Ids of start, end and padding in the text towers' configurations; the published ones are
     not the tokenizer's (49406, 49407), and transformers knows them by that."""
@@ -218,7 +218,6 @@ ARCHITECTURES = {
             clip_side=128,
             clip_patch=16,
             vocabulary=1536,
-            precision="fp16",
             prediction_type="v_prediction",
             guidance_rescale=0.7,
         ),
