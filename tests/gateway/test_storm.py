@@ -89,7 +89,8 @@ def strike(served: Served, draw: random.Random, within: float) -> Fault:
 
 def rage(served: Served, storm: Storm) -> list[Fault]:
     """Fault after fault until the time is over."""
-    draw, faults, over_at = random.Random(storm.seed), [], time.monotonic() + storm.seconds
+    draw, over_at = random.Random(storm.seed), time.monotonic() + storm.seconds
+    faults: list[Fault] = []
     while len(faults) < storm.faults and time.monotonic() < over_at:
         next_at = time.monotonic() + storm.every
         faults.append(strike(served, draw, storm.ready_within))
@@ -169,7 +170,6 @@ def test_a_short_storm(repository: Path) -> None:
 def test_a_storm_of_five_minutes(repository: Path) -> None:
     faults = weather(repository, WHOLE)
     for fault in faults:
-        print(
-            f"{fault.number.name} {fault.name}: {fault.unready_after:.2f} s, {fault.ready_after:.1f} s"
-        )
+        times = f"told after {fault.unready_after:.2f} s, mended after {fault.ready_after:.1f} s"
+        print(f"{fault.number.name} {fault.name}: {times}")
     assert len(faults) > 12
