@@ -217,6 +217,16 @@ def test_a_webhook_is_for_v2(client: httpx.Client) -> None:
         refused(answer, "webhook_url")
 
 
+@pytest.mark.parametrize("wrong", [0, 0.99, 3600.5, -1, 1e300, True, "5", [5]])
+def test_a_wrong_timeout(client: httpx.Client, wrong: object) -> None:
+    assert "seconds from 1 to 3600" in refused(ask(client, timeout=wrong), "timeout")
+
+
+@pytest.mark.parametrize("right", [1, 3600, 59.5, None])
+def test_a_right_timeout(client: httpx.Client, right: object) -> None:
+    assert ask(client, timeout=right, dry_run=True).status_code == 200
+
+
 def test_the_default_of_base64_is_a_setting(gateway: GatewayProcess, client: httpx.Client) -> None:
     assert gateway.settings.base64_default
     assert client.post(URL, json=body()).headers["content-type"] == "application/json"

@@ -43,6 +43,7 @@ def submission() -> Submission:
         dry_run=False,
         webhook_url=None,
         layers=False,
+        timeout=None,
     )
     return Submission(body, {"image": b"a picture"}, Estimate(20, 1, 1, PRICE, PRICE), "a digest")
 

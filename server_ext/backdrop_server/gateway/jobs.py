@@ -38,6 +38,8 @@ class JobRequest:
     expected_loop_seconds: float
     """See ``Estimate.loop_seconds``."""
     layers: bool = False
+    timeout: float | None = None
+    """Seconds from its acceptance after which it is cancelled."""
 
     def to_json(self) -> str:
         """JSON of all fields."""

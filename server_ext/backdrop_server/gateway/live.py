@@ -20,6 +20,8 @@ class Live:
     triton: Triton | None = None
     request_id: str | None = None
     is_cancelled: bool = False
+    is_late: bool = False
+    """Cancelled by its own ``timeout``."""
     ended: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
 
 

@@ -22,7 +22,7 @@ from backdrop_server.contract import (
     SHADOWS,
     ReplaceOptions,
 )
-from backdrop_server.gateway.request import MAX_URL_CHARACTERS
+from backdrop_server.gateway.request import MAX_TIMEOUT, MAX_URL_CHARACTERS, MIN_TIMEOUT
 
 Schema = dict[str, Any]
 
@@ -146,6 +146,14 @@ def _replace_fields() -> Schema:
         "base64": _flag(None, "JSON with base64 in place of bytes (v1) or links (v2)."),
         "layers": _flag(False, "v2: background, shadow and product apart, as RGBA PNG files."),
         "dry_run": _flag(False, "Only check the request and say what it would cost."),
+        "timeout": _optional(
+            {
+                "type": "number",
+                "minimum": MIN_TIMEOUT,
+                "maximum": MAX_TIMEOUT,
+                "description": "Seconds from its acceptance after which it is cancelled.",
+            }
+        ),
         "webhook_url": _optional(
             {
                 "type": "string",

@@ -21,9 +21,11 @@ from backdrop_server.picture_files import DamagedFileError, read_picture_file
 
 PICTURES = ("image", "ref_image", "mask_image")
 _OPTIONS = tuple(field.name for field in dataclasses.fields(ReplaceOptions))
-FIELDS = (*PICTURES, *_OPTIONS, "base64", "dry_run", "webhook_url", "layers")
+FIELDS = (*PICTURES, *_OPTIONS, "base64", "dry_run", "webhook_url", "layers", "timeout")
 MATTE_FIELDS = ("image", "mask_image")
 MAX_URL_CHARACTERS = 2048
+MIN_TIMEOUT, MAX_TIMEOUT = 1, 3600
+"""Seconds."""
 _ALLOWED_PICTURE = "base64, a data URI or an http(s) URL of a {} or {} file".format(
     ", ".join(PICTURE_FORMATS[:-1]), PICTURE_FORMATS[-1]
 )
@@ -41,6 +43,8 @@ class Body:
     webhook_url: str | None
     layers: bool
     """Whether background, shadow and subject are wanted apart."""
+    timeout: float | None
+    """Seconds from its acceptance after which the job is cancelled."""
 
 
 def read_body(data: bytes) -> Body:
@@ -56,6 +60,7 @@ def read_body(data: bytes) -> Body:
         dry_run=bool(_flag(values, "dry_run")),
         webhook_url=_webhook_url(values.get("webhook_url")),
         layers=bool(_flag(values, "layers")),
+        timeout=_timeout(values.get("timeout")),
     )
 
 
@@ -99,6 +104,17 @@ def _flag(values: Mapping[str, Any], name: str) -> bool | None:
     if value is not None and not isinstance(value, bool):
         raise InvalidInputError(name, "it is not a boolean", "true, false")
     return value
+
+
+def _timeout(value: object) -> float | None:
+    if value is None:
+        return None
+    allowed = f"seconds from {MIN_TIMEOUT} to {MAX_TIMEOUT}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidInputError("timeout", "it is not a number", allowed)
+    if not MIN_TIMEOUT <= value <= MAX_TIMEOUT:
+        raise InvalidInputError("timeout", f"{value} is out of range", allowed)
+    return float(value)
 
 
 def _webhook_url(value: object) -> str | None:

@@ -18,6 +18,7 @@ from backdrop_client.triton import Replaced
 from backdrop_server.errors import BackdropError, CancelledError, SetupError, UnavailableError
 from backdrop_server.gateway import jobs
 from backdrop_server.gateway.database import Database
+from backdrop_server.gateway.deadlines import deadline, lateness
 from backdrop_server.gateway.errors import (
     EndedElsewhereError,
     LostError,
@@ -78,7 +79,8 @@ class Runner:
         async def load() -> Mapping[str, bytes]:
             return pictures
 
-        return await self._run(Live(job_id, 0), request, load, self._settings.patience, keep=False)
+        live, patience = Live(job_id, 0), self._settings.patience
+        return await self._run(live, request, load, patience, time.time(), keep=False)
 
     async def run_stored(self, job_id: str) -> bool:
         """Run a job whose pictures are in the store, and put its results there; never raises for it.
@@ -98,7 +100,8 @@ class Runner:
                 await self.cancel_everywhere(job_id, job.attempt)
             with contextlib.suppress(BackdropError):  # it is in the database
                 live = Live(job_id, job.attempt)
-                await self._run(live, job.request, load, self._settings.job_timeout, keep=True)
+                patience = self._settings.job_timeout
+                await self._run(live, job.request, load, patience, job.created_at, keep=True)
             job = await self.write(lambda connection: jobs.find(connection, job_id))
             if job is None or job.is_open:  # left to another gateway, which needs its pictures
                 return False
@@ -137,16 +140,27 @@ class Runner:
                 await live.triton.control("cancel", live.request_id)
 
     async def _run(
-        self, live: Live, request: JobRequest, load: Load, patience: float, *, keep: bool
+        self,
+        live: Live,
+        request: JobRequest,
+        load: Load,
+        patience: float,
+        accepted_at: float,
+        *,
+        keep: bool,
     ) -> Pictures:
         self.live[live.job_id] = live
         self._count_jobs()
+        ends_at = None if request.timeout is None else accepted_at + request.timeout
         try:
             fields = _fields(request, await load())
-            answer = await self._answer(live, fields, outputs_of(request), patience)
+            async with deadline(live, ends_at, self.cancel):
+                answer = await self._answer(live, fields, outputs_of(request), patience)
             with self._metrics.stage("finish"):
                 return await self._finish(live, request, answer, keep)
         except Exception as error:
+            if live.is_late and isinstance(error, CancelledError):
+                error = lateness(request.timeout)
             raise await self._failed(live, error) from None
         finally:
             del self.live[live.job_id]

@@ -160,6 +160,7 @@ class Submissions:
                 webhook_url=body.webhook_url,
                 expected_loop_seconds=estimate.loop_seconds,
                 layers=body.layers,
+                timeout=body.timeout,
             ),
             evaluations=estimate.evaluations,
             reservation=estimate.reservation,
