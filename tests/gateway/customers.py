@@ -23,6 +23,7 @@ class Customers:
         """``count`` jobs, with the seeds 0 to ``count`` - 1; none before ``let``."""
         self._urls = urls
         self._key = key
+        self._given_up = False
         self._let = threading.Semaphore(0)
         self._threads = ThreadPoolExecutor(THREADS)
         self._answers = [self._threads.submit(self._submit, seed) for seed in range(count)]
@@ -37,12 +38,18 @@ class Customers:
         self._threads.shutdown()
         return ids
 
+    def give_up(self) -> None:
+        """Send nothing more; for the end of a test that has failed."""
+        self._given_up = True
+        self._let.release(len(self._answers))
+        self._threads.shutdown(cancel_futures=True)
+
     def _submit(self, seed: int) -> str:
         assert self._let.acquire(timeout=ATTEMPTS_FOR), "it was never let"
         headers = {"x-api-key": self._key, "Idempotency-Key": f"seed-{seed}"}
         deadline = time.monotonic() + ATTEMPTS_FOR
         tries = 0
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and not self._given_up:
             url = self._urls[(seed + tries) % len(self._urls)]
             tries += 1
             try:

@@ -37,7 +37,8 @@ class Served:
 
     def _read(self) -> None:
         assert self.process.stderr is not None
-        self.lines.extend(iter(self.process.stderr.readline, ""))
+        with contextlib.suppress(ValueError):  # closed under it, after a test that has failed
+            self.lines.extend(iter(self.process.stderr.readline, ""))
 
     def stop(self) -> None:
         """SIGTERM, and wait for the end."""

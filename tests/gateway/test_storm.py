@@ -140,8 +140,12 @@ def weather(repository: Path, storm: Storm) -> list[Fault]:
         ) as client:
             twins = calm_pictures(client, storm.jobs)
             customers = submitted(served, storm)
-            faults = rage(served, storm)
-            ids = customers.job_ids()
+            try:
+                faults = rage(served, storm)
+                ids = customers.job_ids()
+            except BaseException:
+                customers.give_up()
+                raise
             assert len(set(ids)) == storm.jobs
             for seed, (job_id, twin) in enumerate(zip(ids, twins, strict=True)):
                 picture = picture_of(client, job_id, seed)
@@ -167,6 +171,7 @@ def test_a_short_storm(repository: Path) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1800)
 def test_a_storm_of_five_minutes(repository: Path) -> None:
     faults = weather(repository, WHOLE)
     for fault in faults:
