@@ -8,7 +8,7 @@ REPOSITORY = build/$(BUNDLE)-$(ENGINE)
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo serve test check bench bench-weights bench-gpu soak storm repository clean
+.PHONY: demo serve test check bench bench-weights bench-gpu soak storm fuzz repository clean
 
 demo: repository
 	$(BIN)/backdrop demo --repository $(REPOSITORY) --out build/pictures --log-file build/triton.log
@@ -22,6 +22,9 @@ repository: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/pytest -m "not soak and not photos"
+
+fuzz: $(VENV)/.installed
+	$(BIN)/pytest -m soak -s tests/gateway/test_fuzz.py
 
 storm: $(VENV)/.installed
 	$(BIN)/pytest -m soak -s tests/gateway/test_storm.py
