@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -112,15 +113,41 @@ def test_where_the_network_has_nothing_to_say_the_key_stays_bit_for_bit() -> Non
     rgb = pictures.product()
     keyed = key_uniform_background(rgb)
     assert keyed is not None
-    assert np.array_equal(find_matte(Picture(rgb), None, network_of(1, 0)).alpha, keyed)
+    assert np.array_equal(network_of(1, 0).alpha(rgb, keyed), keyed)
+
+
+def test_it_is_asked_where_keying_is_not_sure() -> None:
+    clear, pale = pictures.product(), np.full((200, 300, 3), 250, np.uint8)
+    pale[60:140, 100:200] = 238
+    network = network_of(0.3, 1)
+    assert find_matte(Picture(clear), None, network).source == "uniform background"
+    assert find_matte(Picture(pale)).source == "uniform background"
+    assert find_matte(Picture(pale), None, network).source == "backdrop"
 
 
 def test_where_it_replaces_the_key_its_own_share_counts() -> None:
     rgb = pictures.product()
     keyed = key_uniform_background(rgb)
-    alpha = network_of(0.5, 1).alpha(rgb, keyed)
-    assert (abs(alpha.astype(int) - 128) <= 2).all()
-    assert (network_of(1, 0).alpha(rgb, None) == 255).all(), "nothing was keyed"
+    assert keyed is not None
+    alpha = network_of(0.3, 1).alpha(rgb, keyed)
+    deep = cv2.erode(keyed, np.ones((9, 9), np.uint8)) == 255
+    assert (alpha[deep] == 255).all(), "the inside of what was keyed is believed"
+    rim = (keyed == 255) & (cv2.erode(keyed, np.ones((3, 3), np.uint8)) < 255)
+    assert (abs(alpha[rim].astype(int) - round(255 * 0.28 / 0.93)) <= 1).all()
+    pale = network_of(0.3, 1).alpha(rgb, np.zeros_like(keyed))
+    assert (pale[8:-8, 8:-8] == 255).all(), "of the ground's own colour, and yet a product"
+    assert (network_of(0.1, 1).alpha(rgb, np.zeros_like(keyed)) < 255).all()
+    with pytest.raises(ValueError, match="there is none"):
+        network_of(1, 0).alpha(rgb, None)
+
+
+def test_before_a_photo_as_background_it_is_not_asked() -> None:
+    grain = np.random.default_rng(0).integers(0, 90, (120, 160, 3)).astype(np.uint8)
+    grain[40:80, 60:100] = (250, 200, 40)
+    assert key_uniform_background(grain) is None
+    matte = find_matte(Picture(grain), None, network_of(0, 1))
+    assert matte.source == "grabcut"
+    assert matte.alpha[60, 80] == 255
 
 
 def test_the_evidence_tells_the_ground_from_the_product() -> None:

@@ -18,14 +18,12 @@ import tritonclient.http as httpclient
 from PIL import Image, ImageOps
 
 from backdrop_client.triton import MODEL, OUTPUTS, Replaced, infer_inputs, replace
-from backdrop_export.recipes import trained_matting
 from backdrop_server.contract import (
     MAX_SEED,
     SCHEDULER_ALIASES,
     SCHEDULERS,
     ReplaceOptions,
 )
-from backdrop_server.stages.matting import OWN_MATTING
 from backdrop_server.triton.launcher import TritonServer
 from tests import pictures
 from tests.pictures import Pixels
@@ -36,8 +34,6 @@ ALL_OUTPUTS = (*OUTPUTS, "matte", "edge_map")
 SAME_DB = 60.0
 """What fp32 arithmetic in another batch may change."""
 DIFFERENT_DB = 40.0
-FOUND = OWN_MATTING if trained_matting() else "uniform background"
-"""What finds the product of a photo on a plain ground: our own network, once one ships."""
 PROTOCOLS: dict[str, ModuleType] = {"grpc": grpcclient, "http": httpclient}
 
 PHOTO = pictures.png(pictures.product())
@@ -145,7 +141,7 @@ def test_the_report_says_how_the_picture_was_made(server: TritonServer) -> None:
     }
     assert report["request_id"] == "my-id"
     assert report["photo_size"] == [300, 200]
-    assert report["matte"] == FOUND
+    assert report["matte"] == "uniform background"
     assert report["matte_sureness"] > 0.9
     assert (report["sampler"], report["num_inference_steps"]) == ("DDIM", 20)
     assert (report["unet_evaluations"], report["rows"]) == (20, 4)
@@ -249,7 +245,7 @@ def test_the_product_is_the_photos_own_bit_for_bit(ask: Ask, name: str) -> None:
     np.testing.assert_array_equal(result[core()], expected[core()])
     background = pictures.product_mask() == 255
     assert pictures.psnr(result[background], expected[background]) < 20  # painted, not the photo
-    assert answer.report["matte"] == ("alpha" if name == "RGBA" else FOUND)
+    assert answer.report["matte"] == ("alpha" if name == "RGBA" else "uniform background")
 
 
 def test_the_whole_opaque_matte_is_kept_at_full_size(ask: Ask) -> None:

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.quality.mattes import shipped_network
 
 from backdrop_server.stages.pictures import decode
 from backdrop_server.stages.subject import find_matte
 
 FOLDER = os.environ.get("BACKDROP_PHOTOS", "")
 pytestmark = pytest.mark.photos
+NETWORK = shipped_network()
 
 
 @pytest.mark.parametrize(
@@ -25,7 +27,7 @@ pytestmark = pytest.mark.photos
 )
 def test_the_product_is_found(name: str, source: str, share: tuple[float, float]) -> None:
     picture = decode((Path(FOLDER) / name).read_bytes(), "image")
-    matte = find_matte(picture)
+    matte = find_matte(picture, None, NETWORK)
     assert matte.source == source
     assert share[0] < float(np.mean(matte.alpha >= 128)) < share[1]
     height, width = matte.alpha.shape
@@ -36,7 +38,7 @@ def test_the_product_is_found(name: str, source: str, share: tuple[float, float]
 
 def test_both_cuts_of_the_car_agree() -> None:
     found = [
-        find_matte(decode((Path(FOLDER) / name).read_bytes(), "image")).alpha >= 128
+        find_matte(decode((Path(FOLDER) / name).read_bytes(), "image"), None, NETWORK).alpha >= 128
         for name in ("car-2-on-white.jpg", "car-2-cutout.png")
     ]
     assert (found[0] & found[1]).sum() / (found[0] | found[1]).sum() > 0.97

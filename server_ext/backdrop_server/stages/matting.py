@@ -22,8 +22,17 @@ _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HALF = (0.5, 0.5, 0.5), (1.0, 1.0, 1.0)
 SOLID, EMPTY = 0.95, 0.05
 """Shares beyond these are all subject or none: a network says 0.99 where a core must be exact."""
-OWN_SOLID, OWN_EMPTY = 0.98, 0.02
+OWN_SOLID, OWN_EMPTY = 0.95, 0.02
 """The same for our own network, whose last layer clips already."""
+CORE, PALE_CORE = 0.4, 0.2
+"""Inside its outline a product is solid, or clear as glass is, of which our network gives about 0.3:
+shares from the first are solid, from the second where keying saw the ground's own colour: a pale
+product, since glass changes it."""
+CORE_DEPTH = 2
+"""Pixels from such a core's rim, where shares are those of a soft edge."""
+KEYED_DEPTH = 3
+"""Pixels from its rim where what keying holds is believed: it may hold too much, at rims and in
+holes, but a network that was trained on renderings doubts the insides of real products."""
 FOUND_NOTHING = 0.1
 """A map whose values differ by less holds no subject; stretching it would draw noise."""
 OWN_MATTING = "backdrop"
@@ -98,12 +107,14 @@ class MattingNetwork:
     def alpha(self, rgb: Pixels, keyed: Pixels | None = None) -> Pixels:
         """The matte uint8 [H, W] of ``rgb`` uint8 [H, W, 3]; all 0 where it finds no subject.
 
-        ``keyed``: the matte that was keyed out, if the ground is uniform; for our own network only.
+        ``keyed``: the matte that was keyed out, which our own network corrects; else without a part.
         """
         given = network_input(rgb, self.spec, keyed)
         output = np.asarray(self.run({self.input_name: given})[self.output_name], np.float32)
         maps = output.reshape(self.spec.maps, *output.shape[-2:])
         if self.spec.keyed:
+            if keyed is None:
+                raise ValueError("this network corrects a keyed matte, and there is none")
             return _replaced(maps[0], maps[1], rgb, keyed)
         whole = cv2.resize(_share(maps[0], self.spec), (rgb.shape[1], rgb.shape[0]))
         return _stretched(whole, EMPTY, SOLID)
@@ -126,17 +137,28 @@ def _shrunk(picture: Pixels, side: int) -> Pixels:
     return small
 
 
-def _replaced(share: Floats, gate: Floats, rgb: Pixels, keyed: Pixels | None) -> Pixels:
-    """``keyed`` where ``gate`` [h, w] is 0, bit for bit, and ``share`` [h, w] where it is 1."""
+def _replaced(share: Floats, gate: Floats, rgb: Pixels, keyed: Pixels) -> Pixels:
+    """``keyed`` where ``gate`` [h, w] is 0, bit for bit, and ``share`` [h, w] where it is 1.
+
+    The insides of both are solid.
+    """
     size = rgb.shape[1], rgb.shape[0]
-    same = share.shape == rgb.shape[:2]
-    own = share if same else along_edges(share, _shrunk(rgb, len(share)), rgb)
-    if keyed is None:
-        return _stretched(own, OWN_EMPTY, OWN_SOLID)
+    small = _shrunk(rgb, len(share))
+    own = share if share.shape == rgb.shape[:2] else along_edges(share, small, rgb)
     part = cv2.resize(gate, size)
     mixed = keyed / np.float32(255) * (1 - part) + own * part
-    alpha: Pixels = np.where(part > 0, _stretched(mixed, OWN_EMPTY, OWN_SOLID), keyed)
-    return alpha
+    core = (mixed >= CORE) | ((mixed >= PALE_CORE) & (keyed < 128))
+    alpha = _stretched(mixed, OWN_EMPTY, OWN_SOLID)
+    alpha[_inside(core, CORE_DEPTH) | _inside(keyed == 255, KEYED_DEPTH)] = 255
+    replaced: Pixels = np.where(part > 0, alpha, keyed)
+    return replaced
+
+
+def _inside(region: npt.NDArray[np.bool_], depth: int) -> npt.NDArray[np.bool_]:
+    """What is left of a region ``depth`` pixels from its rim."""
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * depth + 1,) * 2)
+    inside: npt.NDArray[np.bool_] = cv2.erode(region.astype(np.uint8), disc) > 0
+    return inside
 
 
 def _stretched(share: Floats, empty: float, solid: float) -> Pixels:
