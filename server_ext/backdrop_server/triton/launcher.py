@@ -242,6 +242,9 @@ class TritonServer:
             f"--grpc-restricted-protocol={_RESTRICTED_HTTP}:backdrop-token={token}",
             f"--exit-timeout-secs={max(1, int(self._settings.stop_timeout) - 2)}",
             "--log-verbose=0",
+            # Our configurations are whole; completing them would start every stub twice.
+            "--disable-auto-complete-config",
+            f"--model-load-thread-count={len(os.sched_getaffinity(0))}",  # each is a process at work
             "--grpc-infer-allocation-pool-size=1",  # idle request objects keep their pictures
         ]
 
