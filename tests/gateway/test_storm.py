@@ -84,7 +84,9 @@ def strike(served: Served, draw: random.Random, within: float) -> Fault:
     what = f"after {number.name} to {name}, /readyz"
     unready = seconds_until(lambda: not served.is_ready(), UNREADY_WITHIN, f"{what} to be false")
     ready = seconds_until(served.is_ready, within, f"{what} to be true again")
-    return Fault(name, number, unready, unready + ready)
+    fault = Fault(name, number, unready, unready + ready)
+    print(f"{number.name} {name}: told after {unready:.2f} s, mended after {fault.ready_after:.1f} s")
+    return fault
 
 
 def rage(served: Served, storm: Storm) -> list[Fault]:
@@ -173,8 +175,4 @@ def test_a_short_storm(repository: Path) -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 def test_a_storm_of_five_minutes(repository: Path) -> None:
-    faults = weather(repository, WHOLE)
-    for fault in faults:
-        times = f"told after {fault.unready_after:.2f} s, mended after {fault.ready_after:.1f} s"
-        print(f"{fault.number.name} {fault.name}: {times}")
-    assert len(faults) > 12
+    assert len(weather(repository, WHOLE)) > 12
