@@ -71,6 +71,8 @@ def _open(path: Path, providers: Sequence[Provider], threads: int) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # Each model is a process, and all share the cores: threads may spin in a run, not after it.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     # Arenas keep the largest batch's memory for each shape seen; sizes vary too much for that.
     options.enable_mem_pattern = False
     try:

@@ -67,6 +67,8 @@ class State:
     """Its share, by rows, of the engine calls that it was part of."""
     shared_rows: int = 0
     """Sum over its evaluations of all rows that were evaluated together."""
+    preview_due_at: float = 0.0
+    """When a new preview of it is wanted, monotonic s."""
 
     @property
     def total(self) -> int:
@@ -290,5 +292,5 @@ def preview(state: State, matrix: torch.Tensor, bias: torch.Tensor) -> torch.Ten
     """
     timestep = state.timesteps[state.evaluations]
     latents = state.scheduler.scale_model_input(state.latents[:1], timestep)[0]
-    rgb = torch.einsum("chw,cd->hwd", latents, matrix) + bias
+    rgb = torch.addmm(bias, latents.flatten(1).T, matrix).reshape(*latents.shape[1:], 3)
     return (rgb.clamp(0, 1) * 255).to(torch.uint8)

@@ -33,6 +33,8 @@ FORGET_AFTER = 600.0
 LEASE = 120.0
 """Seconds that the encoders, or the decoder and `postprocess`, have for a request: one that died
 there gives its place back. Time spent waiting for a full loop does not count."""
+SWEEP_EVERY = 0.5
+"""Seconds between sweeps of one process's view."""
 KEEP_ENDED = 60.0
 """Seconds for which an ended request is still known, so that a late cancel leaves no tombstone."""
 
@@ -103,6 +105,7 @@ class Board:
         self._entries: npt.NDArray[Any] = np.memmap(path, _ENTRY, "r+", shape=(CAPACITY,))
         shape = (_PREVIEW_SLOTS, PREVIEW_BYTES)
         self._previews: npt.NDArray[np.uint8] = np.memmap(path, np.uint8, "r+", table, shape)
+        self._swept_at = float("-inf")
 
     def enter(self, request_id: str, limit: int) -> None:
         """Enter a new request. Raises for a live duplicate, a tombstone, or ``limit`` held."""
@@ -204,6 +207,10 @@ class Board:
         running = self._entries[self._entries["state"] == Stage.RUNNING]
         return {bytes(entry["key"]): int(entry["step"]) for entry in running}
 
+    def somebody_waits(self) -> bool:
+        """Whether a request that `preprocess` has entered is not in the loop yet; takes no lock."""
+        return bool((self._entries["state"] == Stage.WAITING).any())
+
     def count_live(self) -> int:
         """Requests now between `preprocess` and the end of `postprocess`."""
         with self._locked():
@@ -224,14 +231,20 @@ class Board:
 
     def _find(self, request_id: str) -> Entry | None:
         self._sweep()
-        used = self._entries["state"] != Stage.FREE
-        found = np.flatnonzero(used & (self._entries["key"] == _key(request_id)))
-        return self._entries[found[0]] if found.size else None
+        key = _key(request_id)
+        for index in np.flatnonzero(self._entries["state"]):  # FREE is 0
+            if self._entries["key"][index] == key:
+                return self._entries[index]
+        return None
 
     def _sweep(self) -> None:
         """Free what had no news for long; `denoise` enters a live one again when it comes."""
+        now = self._clock()
+        if now - self._swept_at < SWEEP_EVERY:
+            return
+        self._swept_at = now
         state = self._entries["state"]
-        age = self._clock() - self._entries["updated"]
+        age = now - self._entries["updated"]
         gone = (state == Stage.ENDED) & (age > KEEP_ENDED)
         gone |= (state == Stage.FINISHING) & (age > LEASE)
         gone |= np.isin(state, (Stage.RUNNING, Stage.TOMBSTONE)) & (age > FORGET_AFTER)
@@ -239,7 +252,7 @@ class Board:
         if (state == Stage.RUNNING).sum() < MAX_IN_FLIGHT:
             gone |= waiting & (age > LEASE)
         else:  # queued behind a full loop, for as long as that takes
-            self._entries["updated"][waiting] = self._clock()
+            self._entries["updated"][waiting] = now
         state[gone] = Stage.FREE
 
     def _count_live(self) -> int:

@@ -16,11 +16,12 @@ from backdrop_server.errors import SetupError
 
 _SYSTEM_HOME = Path("/opt/tritonserver")
 # glibc gives each thread an arena of its own, and learns to keep ever larger freed blocks: memory
-# creeps up for hundreds of pictures. One arena and fixed thresholds hold it flat.
+# creeps up for hundreds of pictures. One arena and fixed thresholds hold it flat. The thresholds are
+# above a picture's arrays: smaller ones give each back to the kernel, which then clears it anew.
 _MALLOC = {
     "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": "131072",
-    "MALLOC_TRIM_THRESHOLD_": "131072",
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
 }
 _OUR_BACKENDS = Path(__file__).parent / "backends"
 
