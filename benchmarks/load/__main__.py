@@ -1,0 +1,185 @@
+"""The load bench: capacity, Poisson arrivals and a burst, against one at a time and plain diffusers.
+
+    python -m benchmarks.load --repository build/demo-openvino-fp32 --bundle build/bundles/demo
+
+Real servers, one after another on the same machine, the same seeded requests. Latency counts from a
+request's arrival. Writes results/load-<repository>.json and docs/pictures/load.png.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from backdrop_server.triton.launcher import LaunchSettings, TritonServer
+from benchmarks.conditions import write_result
+from benchmarks.load import doors, mix
+from benchmarks.load.arrivals import Outcome, Send, offered, poisson, saturated
+from benchmarks.load.figures import dollars, figures, price, rows_per_call
+from benchmarks.load.plots import draw
+
+LOADS = (0.5, 0.8, 0.95)
+IN_FLIGHT = 16
+WARM_UP = 2
+MIXES = {"equal": mix.equal, "mixed": mix.mixed}
+Rows = list[dict[str, Any]]
+console = Console()
+
+
+class Bench:
+    """Phases of ``seconds`` each against a running Triton; ``per_hour``: dollars of the machine."""
+
+    def __init__(self, server: TritonServer, seconds: float, per_hour: float, seed: int) -> None:
+        self._server = server
+        self._seconds = seconds
+        self._per_hour = per_hour
+        self._seed = seed
+
+    def capacity(self, send: Send, in_flight: int, kind: str = "equal") -> dict[str, Any]:
+        """Closed loop: so many requests always at work."""
+        for fields in itertools.islice(mix.equal(0), WARM_UP):
+            send(fields)
+        before = doors.counters(self._server.metrics_url)
+        outcomes = saturated(send, MIXES[kind](self._seed), in_flight, self._seconds)
+        return {"in_flight": in_flight, "mix": kind, **self._told(outcomes, self._seconds, before)}
+
+    def load(
+        self, send: Send, door: str, rate: float, kind: str = "equal", **more: Any
+    ) -> dict[str, Any]:
+        """Open loop: Poisson arrivals at ``rate`` requests a second."""
+        console.print(f"{door}: {rate:.2f} requests/s, {kind}")
+        times = poisson(rate, self._seconds, self._seed)
+        before = doors.counters(self._server.metrics_url)
+        outcomes = offered(send, MIXES[kind](self._seed), times)
+        told = self._told(outcomes, self._seconds, before)
+        return {"door": door, "mix": kind, "offered_per_second": round(rate, 4), **more, **told}
+
+    def burst(self, send: Send, count: int) -> dict[str, Any]:
+        """``count`` requests in the same moment."""
+        before = doors.counters(self._server.metrics_url)
+        outcomes = offered(send, mix.equal(self._seed), [0.0] * count)
+        return {"together": count, **self._told(outcomes, 0.0, before)}
+
+    def _told(
+        self, outcomes: Sequence[Outcome], seconds: float, before: dict[str, float]
+    ) -> dict[str, Any]:
+        told = figures(outcomes, seconds)
+        after = doors.counters(self._server.metrics_url)
+        told["rows_per_call"] = rows_per_call(before, after)
+        told["dollars"] = dollars(told["pictures_per_second"], self._per_hour)
+        return told
+
+
+def main(
+    repository: Annotated[Path, typer.Option(help="A built repository.")] = Path(
+        "build/demo-openvino-fp32"
+    ),
+    bundle: Annotated[Path, typer.Option(help="Its bundle, for diffusers.")] = Path(
+        "build/bundles/demo"
+    ),
+    seconds: Annotated[float, typer.Option(help="Of each phase.", min=1)] = 60.0,
+    machine: Annotated[str, typer.Option(help="An entry of prices.toml.")] = "two-cpu-cores",
+    seed: Annotated[int, typer.Option(help="Of arrivals and requests.")] = 1,
+    pictures: Annotated[Path, typer.Option(help="Where the plot goes.")] = Path("docs/pictures"),
+) -> None:
+    """Measure, print a table, write the result file and the plot."""
+    entry = price(machine)
+    settings = LaunchSettings(repository, http_port=0, grpc_port=0, metrics_port=0)
+    with TritonServer(settings, on_line=lambda line: None) as server:
+        bench = Bench(server, seconds, entry["per_hour"], seed)
+        result: dict[str, Any] = {
+            "bundle_and_engine": repository.name,
+            "seconds_of_a_phase": seconds,
+            "seed": seed,
+            "price": {"machine": machine, **{key: str(value) for key, value in entry.items()}},
+            "energy": energy_source(),
+            **measure(bench, server, bundle),
+        }
+    result["compared"] = compared(result)
+    path = write_result(f"load-{repository.name}", result)
+    draw(result, pictures / "load.png")
+    show(result)
+    console.print(f"written: {path}")
+
+
+def measure(bench: Bench, server: TritonServer, bundle: Path) -> dict[str, Any]:
+    """All phases."""
+    rows: Rows = []
+    with doors.grpc(server.grpc_url) as send:
+        locked = doors.one_at_a_time(send)
+        capacity = {
+            "ours": bench.capacity(send, IN_FLIGHT),
+            "ours, mixed": bench.capacity(send, IN_FLIGHT, "mixed"),
+            "one at a time": bench.capacity(locked, 1),
+        }
+        rate = capacity["ours"]["requests_per_second"]
+        rows += [bench.load(send, "gRPC", share * rate, share_of_ours=share) for share in LOADS]
+        mixed_rate = 0.8 * capacity["ours, mixed"]["requests_per_second"]
+        rows.append(bench.load(send, "gRPC", mixed_rate, "mixed"))
+        theirs = 0.8 * capacity["one at a time"]["requests_per_second"]
+        rows.append(bench.load(locked, "one at a time", theirs, share_of_own=0.8))
+        rows.append(bench.load(send, "gRPC", theirs, share_of_locked=0.8))
+        burst = bench.burst(send, IN_FLIGHT)
+    others: dict[str, Callable[[], contextlib.AbstractContextManager[Send]]] = {
+        "HTTP": lambda: doors.http(server.http_url),
+        "REST": lambda: doors.rest(server.http_url),
+    }
+    for name, opened in others.items():
+        with opened() as send:
+            rows.append(bench.load(send, name, 0.5 * rate, share_of_ours=0.5))
+    with doors.eager(bundle) as send:
+        capacity["diffusers"] = bench.capacity(send, 1)
+        slow = 0.8 * capacity["diffusers"]["requests_per_second"]
+        rows.append(bench.load(send, "diffusers", slow, share_of_own=0.8))
+    return {"capacity": capacity, "open_loop": rows, "burst": burst}
+
+
+def compared(result: dict[str, Any]) -> dict[str, float]:
+    """Step batching beside one request at a time, and beside plain diffusers, in this run."""
+    capacity, rows = result["capacity"], result["open_loop"]
+    locked = next(row for row in rows if row["door"] == "one at a time")
+    same = next(row for row in rows if "share_of_locked" in row)
+    rates = {name: row["pictures_per_second"] for name, row in capacity.items()}
+    return {
+        "p99_one_at_a_time_by_ours": round(
+            locked["latency_s"]["p99"] / same["latency_s"]["p99"], 2
+        ),
+        "pictures_by_one_at_a_time": round(rates["ours"] / rates["one at a time"], 2),
+        "pictures_by_diffusers": round(rates["ours"] / rates["diffusers"], 2),
+    }
+
+
+def energy_source() -> str:
+    """What could tell the energy used: nothing that is wired up on a plain CPU machine."""
+    counters = list(Path("/sys/class/powercap").glob("intel-rapl:*/energy_uj"))
+    return "not measured: RAPL is there" if counters else "not measured: the machine tells none"
+
+
+def show(result: dict[str, Any]) -> None:
+    """A table of the open-loop runs."""
+    table = Table(title=result["bundle_and_engine"])
+    for title in ("door", "mix", "offered/s", "p50", "p95", "p99", "pictures/s", "$ per 1000"):
+        table.add_column(title)
+    for row in result["open_loop"]:
+        latency = (f"{row['latency_s'][name]:.2f}" for name in ("p50", "p95", "p99"))
+        table.add_row(
+            row["door"],
+            row["mix"],
+            f"{row['offered_per_second']:.2f}",
+            *latency,
+            f"{row['pictures_per_second']:.2f}",
+            f"{row['dollars']['per_1000_pictures']:.3f}",
+        )
+    console.print(table)
+    console.print_json(data=result["compared"])
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,90 @@
+"""Open-loop load: requests arrive when they arrive, whether or not earlier ones are answered."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+Fields = Mapping[str, Any]
+Send = Callable[[Fields], Mapping[str, Any]]
+MOST_WAITING = 512
+"""Threads, one for each request that is not answered yet."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """One request; times in seconds from the start of the run. ``report``: the server's, or empty."""
+
+    arrived: float
+    ended: float
+    samples: int
+    report: Mapping[str, Any]
+    error: str | None = None
+
+    @property
+    def latency(self) -> float:
+        """From its arrival, not from when it could be sent: no wait is left out."""
+        return self.ended - self.arrived
+
+
+def poisson(rate: float, seconds: float, seed: int) -> list[float]:
+    """Arrival times within ``seconds``, ``rate`` of them a second on average."""
+    draw, times, now = random.Random(seed), [], 0.0
+    while (now := now + draw.expovariate(rate)) < seconds:
+        times.append(now)
+    return times
+
+
+def offered(send: Send, requests: Iterable[Fields], times: Sequence[float]) -> list[Outcome]:
+    """Send a request at each of ``times``; all outcomes, in order of arrival."""
+    begun = time.monotonic()
+    futures: list[Future[Outcome]] = []
+    with ThreadPoolExecutor(MOST_WAITING) as pool:
+        for arrived, fields in zip(times, requests, strict=False):
+            time.sleep(max(0.0, begun + arrived - time.monotonic()))
+            futures.append(pool.submit(_ask, send, fields, begun, arrived))
+        return [future.result() for future in futures]
+
+
+def saturated(
+    send: Send, requests: Iterator[Fields], in_flight: int, seconds: float
+) -> list[Outcome]:
+    """Keep ``in_flight`` requests at work for ``seconds``; outcomes of those that ended in them."""
+    begun = time.monotonic()
+
+    def worker(number: int) -> list[Outcome]:
+        ended = []
+        while (now := time.monotonic() - begun) < seconds:
+            ended.append(_ask(send, next(shared), begun, now))
+        return ended
+
+    shared = _Locked(requests)
+    with ThreadPoolExecutor(in_flight) as pool:
+        rows = [outcome for ended in pool.map(worker, range(in_flight)) for outcome in ended]
+    return [outcome for outcome in rows if outcome.ended <= seconds]
+
+
+class _Locked(Iterator[Fields]):
+    """An iterator for several threads."""
+
+    def __init__(self, inner: Iterator[Fields]) -> None:
+        self._inner, self._lock = inner, threading.Lock()
+
+    def __next__(self) -> Fields:
+        with self._lock:
+            return next(self._inner)
+
+
+def _ask(send: Send, fields: Fields, begun: float, arrived: float) -> Outcome:
+    error, report = None, {}
+    try:
+        report = dict(send(fields))
+    except Exception as raised:  # every door has errors of its own; all are counted
+        error = f"{type(raised).__name__}: {raised}"[:200]
+    ended = time.monotonic() - begun
+    return Outcome(arrived, ended, int(fields.get("samples", 1)), report, error)

@@ -1,0 +1,116 @@
+"""The load bench: its arithmetic on loads whose answers are known, and a short run on real servers."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmarks.load import doors, mix
+from benchmarks.load.__main__ import Bench, compared, energy_source, measure
+from benchmarks.load.arrivals import Outcome, offered, poisson, saturated
+from benchmarks.load.figures import dollars, figures, percentile, price, rows_per_call
+from benchmarks.load.plots import draw
+from PIL import Image
+
+from tests.conftest import launch
+
+SERVICE = 0.05
+
+
+def served(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A server that takes SERVICE for each request."""
+    time.sleep(SERVICE)
+    return {"seconds_billed": 2 * SERVICE}
+
+
+def outcome(arrived: float, ended: float, samples: int = 1, error: str | None = None) -> Outcome:
+    return Outcome(arrived, ended, samples, {}, error)
+
+
+def test_percentiles_are_values_that_were_seen() -> None:
+    values = [float(n) for n in range(1, 101)]
+    assert [percentile(values, share) for share in (0.5, 0.95, 0.99, 1.0)] == [50, 95, 99, 100]
+    assert percentile([7.0], 0.99) == 7
+    with pytest.raises(ValueError, match="at least one"):
+        percentile([], 0.5)
+
+
+def test_poisson_arrivals_have_their_rate_and_a_spread_of_one() -> None:
+    times = poisson(50, 200, seed=3)
+    assert times == poisson(50, 200, seed=3) != poisson(50, 200, seed=4)
+    gaps = [b - a for a, b in itertools.pairwise(times)]
+    assert len(times) == pytest.approx(10_000, rel=0.03)
+    assert statistics.stdev(gaps) / statistics.mean(gaps) == pytest.approx(1, rel=0.05)
+
+
+def test_a_queue_of_one_gives_the_waits_of_lindleys_recursion() -> None:
+    """Latency counts from arrival, although a request waits for its turn before it is sent."""
+    times = poisson(0.8 / SERVICE, 3, seed=5)
+    found = offered(doors.one_at_a_time(served), mix.equal(1), times)
+    free, expected = 0.0, []
+    for arrived in times:
+        free = max(free, arrived) + SERVICE
+        expected.append(free - arrived)
+    late = [one.latency - wanted for one, wanted in zip(found, expected, strict=True)]
+    assert min(late) > -0.001
+    assert statistics.median(late) < 0.1 * len(times) * SERVICE
+    assert max(expected) > 2 * SERVICE, "nobody waited: the load is no load"
+
+
+def test_figures_of_a_known_run() -> None:
+    rows = [outcome(n, n + 2.0, samples=2) for n in range(9)] + [outcome(9, 29.0, error="lost")]
+    told = figures(rows, 10)
+    assert (told["requests"], told["failed"]) == (10, 1)
+    assert told["latency_s"] == {"p50": 2, "p95": 2, "p99": 2}
+    assert told["pictures_per_second"] == 1.8
+    assert told["seconds_billed_per_picture"] is None
+    with pytest.raises(ValueError, match="no request succeeded"):
+        figures(rows[-1:], 10)
+
+
+def test_dollars_and_rows() -> None:
+    assert dollars(2.0, 7.2) == {"per_second": 0.002, "per_1000_pictures": 1.0}
+    assert rows_per_call({"calls": 10, "rows": 20}, {"calls": 14, "rows": 60}) == 10
+    assert rows_per_call({"calls": 1, "rows": 2}, {"calls": 1, "rows": 2}) is None
+    with pytest.raises(KeyError, match="two-cpu-cores"):
+        price("a-mainframe")
+
+
+def test_saturation_counts_what_ended_in_time() -> None:
+    told = figures(saturated(served, mix.equal(1), 4, 1.0), 1.0)
+    assert told["requests_per_second"] == pytest.approx(4 / SERVICE, rel=0.15)
+    assert told["seconds_billed_per_picture"] == 2 * SERVICE
+
+
+def test_requests_are_seeded_and_of_every_kind() -> None:
+    first, again, other = (list(itertools.islice(mix.mixed(seed), 60)) for seed in (1, 1, 2))
+    assert first == again != other
+    assert {request["scheduler"] for request in first} == set(mix.SAMPLERS)
+    assert {request["samples"] for request in first} == {1, 2}
+    assert len({request["seed"] for request in first}) == 60
+
+
+@pytest.mark.triton
+def test_a_short_run_of_everything(repository: Path, bundle: Path, tmp_path: Path) -> None:
+    with launch(repository) as server:
+        result = measure(Bench(server, 2.0, 3.6, seed=1), server, bundle)
+    assert [row["failed"] for row in result["open_loop"]] == [0] * len(result["open_loop"])
+    assert {row["door"] for row in result["open_loop"]} == {
+        "gRPC", "HTTP", "REST", "one at a time", "diffusers",
+    }  # fmt: skip
+    for row in (*result["capacity"].values(), result["burst"]):
+        assert row["failed"] == 0
+        per_1000 = 1000 * 0.001 / row["pictures_per_second"]
+        assert row["dollars"]["per_1000_pictures"] == pytest.approx(per_1000, rel=1e-3)
+    assert result["capacity"]["one at a time"]["rows_per_call"] == 2
+    assert result["burst"]["rows_per_call"] > 2
+    assert compared(result)["pictures_by_one_at_a_time"] > 1
+    assert energy_source().startswith("not measured")
+    draw(result, tmp_path / "load.png")
+    with Image.open(tmp_path / "load.png") as plot:
+        assert plot.width > 1000
