@@ -169,4 +169,4 @@ def _wait_for(is_up: Callable[[], bool], process: subprocess.Popen[bytes]) -> No
             if is_up():
                 return
         time.sleep(0.1)
-    raise SystemExit(f"{process.args} did not come up")
+    raise SystemExit(f"{process.args!r} did not come up")

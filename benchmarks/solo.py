@@ -1,0 +1,104 @@
+"""Where the time of one request by itself goes: stages, steps, and all that is not engine time.
+
+    python -m benchmarks.solo --repository build/demo-openvino-fp32
+
+Real requests over gRPC, one after another, a JPEG photo of the demo's native size. Engine time is what
+the loop measured of its calls, and what the export measured of encoders and decoder (``costs.json``).
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import tritonclient.grpc as grpcclient
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from backdrop_client.triton import replace
+from backdrop_server.costs import Costs
+from backdrop_server.triton.launcher import LaunchSettings, TritonServer
+from benchmarks.conditions import write_result
+from benchmarks.load.mix import photo
+
+WARM_UP = 3
+STEPS = 25
+SIDE = 256
+console = Console()
+
+
+def main(
+    repository: Annotated[Path, typer.Option(help="A built repository.")] = Path(
+        "build/demo-openvino-fp32"
+    ),
+    requests: Annotated[int, typer.Option(help="Counted requests.", min=1)] = 20,
+) -> None:
+    """Measure, print a table, write the result file."""
+    costs = Costs.from_json((repository / "control" / "1" / "costs.json").read_text())
+    settings = LaunchSettings(repository, http_port=0, grpc_port=0, metrics_port=0)
+    with (
+        TritonServer(settings, on_line=lambda line: None) as server,
+        grpcclient.InferenceServerClient(server.grpc_url) as client,
+    ):
+        rows = [_ask(client, costs, n) for n in track(range(WARM_UP + requests), "requests")]
+    medians = {name: statistics.median(row[name] for row in rows[WARM_UP:]) for name in rows[0]}
+    result = {
+        "bundle_and_engine": repository.name,
+        "request": {
+            "scheduler": "Euler",
+            "num_inference_steps": STEPS,
+            "photo": f"JPEG {SIDE}x{SIDE}",
+        },
+        "requests": requests,
+        "milliseconds": {name: round(1000 * value, 2) for name, value in medians.items()},
+        "overhead_share": round(medians["overhead"] / medians["whole"], 4),
+    }
+    path = write_result(f"solo-{repository.name}", result)
+    _show(result)
+    console.print(f"written: {path}")
+
+
+def _ask(client: Any, costs: Costs, seed: int) -> dict[str, float]:
+    """Seconds of one request by what they went to."""
+    begun = time.perf_counter()
+    answer = replace(
+        client, grpcclient, image=photo(SIDE, SIDE), ref_image=photo(SIDE, SIDE, "reference.jpg"),
+        prompt="a bottle on a sandy beach by the sea", scheduler="Euler",
+        num_inference_steps=STEPS, seed=seed,
+    )  # fmt: skip
+    whole = time.perf_counter() - begun
+    stages, loop = answer.report["seconds"], float(answer.report["engine_seconds"])
+    encoders = costs.text_encoder + costs.image_encoder + costs.vae_encoder
+    engines = loop + encoders + costs.vae_decoder
+    return {
+        "whole": whole,
+        "engine: loop": loop,
+        "engine: one step": loop / STEPS,
+        "engine: encoders": encoders,
+        "engine: decoder": costs.vae_decoder,
+        "preprocess (codecs, matte, edges, tokens)": stages["preprocess"],
+        "encode, beside its engines": stages["encode"] - encoders,
+        "denoise, beside its engine (sampler, tensors)": stages["denoise"] - loop,
+        "decode, beside its engine": stages["decode"] - costs.vae_decoder,
+        "postprocess (paste-back, report, codec)": stages["postprocess"],
+        "gRPC and Triton's own": whole - stages["total"],
+        "overhead": whole - engines,
+    }
+
+
+def _show(result: dict[str, Any]) -> None:
+    table = Table(title=f"{result['bundle_and_engine']}: one request by itself")
+    for title in ("what", "ms"):
+        table.add_column(title)
+    for name, value in result["milliseconds"].items():
+        table.add_row(name, f"{value:.1f}")
+    console.print(table)
+    console.print(f"not engine time: {result['overhead_share']:.1%}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
