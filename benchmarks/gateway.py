@@ -10,17 +10,10 @@ from __future__ import annotations
 
 import argparse
 import base64
-import contextlib
 import io
-import os
 import re
-import socket
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +22,9 @@ from PIL import Image
 from rich.progress import track
 
 from backdrop_client import examples
-from backdrop_server.gateway.server import make_first_key
-from backdrop_server.settings import load_settings
 from backdrop_server.triton.launcher import LaunchSettings, TritonServer
 from benchmarks.conditions import write_result
+from benchmarks.processes import gateway
 
 SIDE = 1024
 WARM_UP, COUNTED = 5, 40
@@ -47,8 +39,8 @@ def main() -> None:
     launch = LaunchSettings(options.repository, http_port=0, grpc_port=0, metrics_port=0)
     with (
         TritonServer(launch, on_line=lambda line: None) as server,
-        tempfile.TemporaryDirectory() as folder,
-        _gateway(server.http_url, folder) as client,
+        gateway(server.http_url) as one,
+        httpx.Client(base_url=one.url, headers={"x-api-key": one.key}, timeout=120) as client,
     ):
         rows = [_measure(client) for _ in track(range(WARM_UP + COUNTED), "requests")][WARM_UP:]
     overheads = sorted(1000 * (whole - triton) for whole, triton in rows)
@@ -64,39 +56,6 @@ def main() -> None:
         "triton_ms": {"median": round(1000 * statistics.median(t for _, t in rows), 1)},
     }
     print(write_result("gateway", result).read_text())
-
-
-@contextlib.contextmanager
-def _gateway(triton_url: str, folder: str) -> Iterator[httpx.Client]:
-    """A gateway process with a database of its own, and a client with its first key."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    own = {"data_dir": folder, "triton_url": triton_url, "port": str(port)}
-    key = make_first_key(load_settings(own))
-    environment = {f"BACKDROP_{name.upper()}": value for name, value in own.items()}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "backdrop_server.gateway"],
-        env=os.environ | environment,
-        stderr=subprocess.DEVNULL,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        with httpx.Client(base_url=url, headers={"x-api-key": key or ""}, timeout=120) as client:
-            _wait(client)
-            yield client
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _wait(client: httpx.Client) -> None:
-    for _ in range(600):
-        with contextlib.suppress(httpx.TransportError):
-            if client.get("/readyz").status_code == httpx.codes.OK:
-                return
-        time.sleep(0.1)
-    raise SystemExit("the gateway did not come up")
 
 
 def _measure(client: httpx.Client) -> tuple[float, float]:

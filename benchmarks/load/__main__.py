@@ -23,7 +23,7 @@ from benchmarks.conditions import write_result
 from benchmarks.load import doors, mix
 from benchmarks.load.arrivals import Outcome, Send, offered, poisson, saturated
 from benchmarks.load.figures import dollars, figures, price, rows_per_call
-from benchmarks.load.plots import draw
+from benchmarks.load.plots import draw_load
 
 LOADS = (0.5, 0.8, 0.95)
 IN_FLIGHT = 16
@@ -104,7 +104,7 @@ def main(
         }
     result["compared"] = compared(result)
     path = write_result(f"load-{repository.name}", result)
-    draw(result, pictures / "load.png")
+    draw_load(result, pictures / "load.png")
     show(result)
     console.print(f"written: {path}")
 

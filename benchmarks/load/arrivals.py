@@ -16,6 +16,10 @@ MOST_WAITING = 512
 """Threads, one for each request that is not answered yet."""
 
 
+class RefusedError(Exception):
+    """The server says that it has too much to do, and when to come again."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """One request; times in seconds from the start of the run. ``report``: the server's, or empty."""
@@ -25,6 +29,7 @@ class Outcome:
     samples: int
     report: Mapping[str, Any]
     error: str | None = None
+    refused: bool = False
 
     @property
     def latency(self) -> float:
@@ -54,7 +59,7 @@ def offered(send: Send, requests: Iterable[Fields], times: Sequence[float]) -> l
 def saturated(
     send: Send, requests: Iterator[Fields], in_flight: int, seconds: float
 ) -> list[Outcome]:
-    """Keep ``in_flight`` requests at work for ``seconds``; outcomes of those that ended in them."""
+    """Keep ``in_flight`` requests at work for ``seconds``, then let them end; all outcomes."""
     begun = time.monotonic()
 
     def worker(number: int) -> list[Outcome]:
@@ -65,8 +70,7 @@ def saturated(
 
     shared = _Locked(requests)
     with ThreadPoolExecutor(in_flight) as pool:
-        rows = [outcome for ended in pool.map(worker, range(in_flight)) for outcome in ended]
-    return [outcome for outcome in rows if outcome.ended <= seconds]
+        return [outcome for ended in pool.map(worker, range(in_flight)) for outcome in ended]
 
 
 class _Locked(Iterator[Fields]):
@@ -81,10 +85,11 @@ class _Locked(Iterator[Fields]):
 
 
 def _ask(send: Send, fields: Fields, begun: float, arrived: float) -> Outcome:
-    error, report = None, {}
+    error, report, refused = None, {}, False
     try:
         report = dict(send(fields))
     except Exception as raised:  # every door has errors of its own; all are counted
         error = f"{type(raised).__name__}: {raised}"[:200]
+        refused = isinstance(raised, RefusedError)
     ended = time.monotonic() - begun
-    return Outcome(arrived, ended, int(fields.get("samples", 1)), report, error)
+    return Outcome(arrived, ended, int(fields.get("samples", 1)), report, error, refused)

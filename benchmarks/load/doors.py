@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import os
 import re
-import socket
-import subprocess
-import sys
-import tempfile
 import threading
-import time
 import urllib.request
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -24,11 +18,12 @@ import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 
 from backdrop_client.triton import replace
-from backdrop_server.gateway.server import make_first_key
-from backdrop_server.settings import load_settings
-from benchmarks.load.arrivals import MOST_WAITING, Fields, Send
+from benchmarks.load.arrivals import MOST_WAITING, Fields, RefusedError, Send
+from benchmarks.processes import free_port, gateway, process
 
 _COUNTER = re.compile(r"^backdrop_engine_(calls|rows)_total\{[^}]*\} (\S+)$", re.MULTILINE)
+_REFUSALS = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
+ROUTE = "/v1/bg-replace"
 PATIENCE = 600.0
 """Seconds for one answer."""
 
@@ -63,29 +58,24 @@ def _through(client: Any, module: ModuleType) -> Send:
 
 
 @contextlib.contextmanager
-def rest(triton_url: str) -> Iterator[Send]:
+def rest(triton_url: str, **settings: str) -> Iterator[Send]:
     """A gateway of its own before Triton, with a database and a key that has credits."""
-    with tempfile.TemporaryDirectory() as folder:
-        port = _free_port()
-        own = {
-            "data_dir": folder,
-            "triton_url": triton_url,
-            "port": str(port),
-            "max_waiting": str(MOST_WAITING),
-        }
-        key = make_first_key(load_settings(own))
-        environment = {f"BACKDROP_{name.upper()}": value for name, value in own.items()}
-        with _process(["-m", "backdrop_server.gateway"], environment, port, "/readyz"):
-            yield _posting(f"http://127.0.0.1:{port}/v1/bg-replace", {"x-api-key": key or ""})
+    with gateway(triton_url, **settings) as one, _pool() as client:
+        yield _posting(client, one.url + ROUTE, {"x-api-key": one.key}, one.seconds_billed)
 
 
 @contextlib.contextmanager
 def eager(bundle: Path) -> Iterator[Send]:
     """diffusers' pipeline behind FastAPI with a lock, as people write it."""
-    port = _free_port()
+    port = free_port()
     command = ["-m", "benchmarks.load.eager", "--bundle", str(bundle), "--port", str(port)]
-    with _process(command, {}, port, "/"):
-        yield _posting(f"http://127.0.0.1:{port}/v1/bg-replace", {})
+    with process(command, {}, port, "/"), _pool() as client:
+        yield _posting(
+            client,
+            f"http://127.0.0.1:{port}{ROUTE}",
+            {},
+            lambda answer: float(answer.json()["seconds"]),
+        )
 
 
 def one_at_a_time(send: Send) -> Send:
@@ -127,46 +117,25 @@ def counters(metrics_url: str) -> dict[str, float]:
     return {name: float(value) for name, value in _COUNTER.findall(text)}
 
 
-def _posting(url: str, headers: Mapping[str, str]) -> Send:
-    client = httpx.Client(
-        headers=dict(headers), timeout=PATIENCE, limits=httpx.Limits(max_connections=MOST_WAITING)
-    )
+def _pool() -> httpx.Client:
+    return httpx.Client(timeout=PATIENCE, limits=httpx.Limits(max_connections=MOST_WAITING))
 
+
+def _posting(
+    client: httpx.Client,
+    url: str,
+    headers: Mapping[str, str],
+    seconds_billed: Callable[[httpx.Response], float],
+) -> Send:
     def send(fields: Fields) -> Mapping[str, Any]:
         body = {
             name: base64.b64encode(value).decode() if isinstance(value, bytes) else value
             for name, value in fields.items()
         }
-        client.post(url, json=body).raise_for_status()
-        return {}
+        answer = client.post(url, json=body | {"base64": True}, headers=headers)
+        if answer.status_code in _REFUSALS:
+            raise RefusedError(f"Retry-After: {answer.headers['retry-after']}")
+        answer.raise_for_status()
+        return {"seconds_billed": seconds_billed(answer)}
 
     return send
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextlib.contextmanager
-def _process(command: list[str], own: Mapping[str, str], port: int, path: str) -> Iterator[None]:
-    process = subprocess.Popen(
-        [sys.executable, *command], env=os.environ | own, stderr=subprocess.DEVNULL
-    )
-    try:
-        _wait_for(lambda: httpx.get(f"http://127.0.0.1:{port}{path}").is_success, process)
-        yield
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _wait_for(is_up: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(httpx.TransportError):
-            if is_up():
-                return
-        time.sleep(0.1)
-    raise SystemExit(f"{process.args!r} did not come up")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -101,11 +102,13 @@ def application(pipeline: Pipeline) -> fastapi.FastAPI:
         return {"alive": True}
 
     @app.post("/v1/bg-replace")
-    async def replace(request: fastapi.Request) -> dict[str, list[str]]:
+    async def replace(request: fastapi.Request) -> dict[str, Any]:
         fields = await request.json()
         async with lock:
+            begun = time.monotonic()
             files = await asyncio.to_thread(pipeline.replace, fields)
-        return {"images": [base64.b64encode(file).decode() for file in files]}
+            seconds = time.monotonic() - begun
+        return {"images": [base64.b64encode(file).decode() for file in files], "seconds": seconds}
 
     return app
 
