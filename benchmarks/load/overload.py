@@ -2,8 +2,8 @@
 
     python -m benchmarks.load.overload --repository build/demo-openvino-fp32
 
-The real gateway and Triton, Poisson arrivals of equal requests over v1. The bound on waiting requests is
-the latency that is promised: (max_in_flight + max_waiting) / capacity.
+The real gateway and Triton, Poisson arrivals of equal requests over v1. The bound on waiting requests
+is the latency that is promised: (max_in_flight + max_waiting) / capacity.
 """
 
 from __future__ import annotations
