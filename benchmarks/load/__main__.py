@@ -22,6 +22,7 @@ from backdrop_server.triton.launcher import LaunchSettings, TritonServer
 from benchmarks.conditions import write_result
 from benchmarks.load import doors, mix
 from benchmarks.load.arrivals import Outcome, Send, offered, poisson, saturated
+from benchmarks.load.energy import EnergyMeter
 from benchmarks.load.figures import dollars, figures, price, rows_per_call
 from benchmarks.load.plots import draw_load
 
@@ -46,7 +47,7 @@ class Bench:
         """Closed loop: so many requests always at work."""
         for fields in itertools.islice(mix.equal(0), WARM_UP):
             send(fields)
-        before = doors.counters(self._server.metrics_url)
+        before = self._begin()
         outcomes = saturated(send, MIXES[kind](self._seed), in_flight, self._seconds)
         return {"in_flight": in_flight, "mix": kind, **self._told(outcomes, self._seconds, before)}
 
@@ -56,24 +57,33 @@ class Bench:
         """Open loop: Poisson arrivals at ``rate`` requests a second."""
         console.print(f"{door}: {rate:.2f} requests/s, {kind}")
         times = poisson(rate, self._seconds, self._seed)
-        before = doors.counters(self._server.metrics_url)
+        before = self._begin()
         outcomes = offered(send, MIXES[kind](self._seed), times)
         told = self._told(outcomes, self._seconds, before)
         return {"door": door, "mix": kind, "offered_per_second": round(rate, 4), **more, **told}
 
     def burst(self, send: Send, count: int) -> dict[str, Any]:
         """``count`` requests in the same moment."""
-        before = doors.counters(self._server.metrics_url)
+        before = self._begin()
         outcomes = offered(send, mix.equal(self._seed), [0.0] * count)
         return {"together": count, **self._told(outcomes, 0.0, before)}
 
+    def _begin(self) -> tuple[dict[str, float], EnergyMeter]:
+        return doors.counters(self._server.metrics_url), EnergyMeter()
+
     def _told(
-        self, outcomes: Sequence[Outcome], seconds: float, before: dict[str, float]
+        self,
+        outcomes: Sequence[Outcome],
+        seconds: float,
+        before: tuple[dict[str, float], EnergyMeter],
     ) -> dict[str, Any]:
+        counters, energy = before
+        joules = energy.joules()
         told = figures(outcomes, seconds)
-        after = doors.counters(self._server.metrics_url)
-        told["rows_per_call"] = rows_per_call(before, after)
+        told["rows_per_call"] = rows_per_call(counters, doors.counters(self._server.metrics_url))
         told["dollars"] = dollars(told["pictures_per_second"], self._per_hour)
+        made = sum(outcome.samples for outcome in outcomes if outcome.error is None)
+        told["joules_per_picture"] = None if joules is None else round(joules / made, 1)
         return told
 
 
@@ -99,7 +109,6 @@ def main(
             "seconds_of_a_phase": seconds,
             "seed": seed,
             "price": {"machine": machine, **{key: str(value) for key, value in entry.items()}},
-            "energy": energy_source(),
             **measure(bench, server, bundle),
         }
     result["compared"] = compared(result)
@@ -122,7 +131,7 @@ def measure(bench: Bench, server: TritonServer, bundle: Path) -> dict[str, Any]:
         rate = capacity["ours"]["requests_per_second"]
         rows += [bench.load(send, "gRPC", share * rate, share_of_ours=share) for share in LOADS]
         mixed_rate = 0.8 * capacity["ours, mixed"]["requests_per_second"]
-        rows.append(bench.load(send, "gRPC", mixed_rate, "mixed"))
+        rows.append(bench.load(send, "gRPC", mixed_rate, "mixed", share_of_ours=0.8))
         theirs = 0.8 * capacity["one at a time"]["requests_per_second"]
         rows.append(bench.load(locked, "one at a time", theirs, share_of_own=0.8))
         rows.append(bench.load(send, "gRPC", theirs, share_of_locked=0.8))
@@ -154,12 +163,6 @@ def compared(result: dict[str, Any]) -> dict[str, float]:
         "pictures_by_one_at_a_time": round(rates["ours"] / rates["one at a time"], 2),
         "pictures_by_diffusers": round(rates["ours"] / rates["diffusers"], 2),
     }
-
-
-def energy_source() -> str:
-    """What could tell the energy used: nothing that is wired up on a plain CPU machine."""
-    counters = list(Path("/sys/class/powercap").glob("intel-rapl:*/energy_uj"))
-    return "not measured: RAPL is there" if counters else "not measured: the machine tells none"
 
 
 def show(result: dict[str, Any]) -> None:
