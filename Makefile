@@ -8,7 +8,7 @@ REPOSITORY = build/$(BUNDLE)-$(ENGINE)
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo serve test check bench bench-weights bench-gpu soak storm fuzz repository clean
+.PHONY: demo serve test check bench bench-parts bench-weights bench-gpu soak storm fuzz repository clean
 
 demo: repository
 	$(BIN)/backdrop demo --repository $(REPOSITORY) --out build/pictures --log-file build/triton.log
@@ -39,10 +39,15 @@ check: $(VENV)/.installed
 	$(BIN)/pytest tests/rules
 
 bench: repository
+	$(BIN)/python -m benchmarks.load --repository $(REPOSITORY) --bundle build/bundles/$(BUNDLE)
+	$(BIN)/python -m benchmarks.load.overload --repository $(REPOSITORY)
+	$(BIN)/python -m benchmarks.load.growth --repository $(REPOSITORY) --bundle build/bundles/$(BUNDLE)
+	$(BIN)/python -m benchmarks.solo --repository $(REPOSITORY)
+	$(BIN)/python -m benchmarks.readme
+
+bench-parts: repository
 	$(MAKE) repository BUNDLE=tiny
 	$(BIN)/python -m benchmarks.engines --bundle build/bundles/demo
-	$(BIN)/python -m benchmarks.batching --repository build/demo-$(ENGINE)
-	$(BIN)/python -m benchmarks.batching --repository build/tiny-$(ENGINE)
 	$(BIN)/python -m benchmarks.gateway --repository build/tiny-$(ENGINE)
 	$(BIN)/python -m benchmarks.precision --bundle build/bundles/demo \
 		--engine openvino-fp32 --engine openvino-bf16 --engine onnxruntime-fp16 --engine onnxruntime-int8

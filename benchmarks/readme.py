@@ -1,4 +1,4 @@
-"""Writes the numbers of the README and of docs/quality.md from the committed result files.
+"""Writes the numbers of the README, docs/quality.md and docs/performance.md from the result files.
 
 python -m benchmarks.readme
 """
@@ -6,33 +6,30 @@ python -m benchmarks.readme
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from backdrop_export.engines import ENGINE_KINDS
 from benchmarks.conditions import RESULTS
+from benchmarks.load import tables as load_tables
 from benchmarks.quality.page import tables
 
 README = RESULTS.parents[1] / "README.md"
 QUALITY = RESULTS.parents[1] / "docs" / "quality.md"
+PERFORMANCE = RESULTS.parents[1] / "docs" / "performance.md"
+SERVED = "demo-openvino-fp32"
+"""The bundle and the engine whose figures are shown."""
 BEGIN = "<!-- numbers: written from benchmarks/results by `python -m benchmarks.readme` -->\n"
-_REMARK = (
-    "Two rows of the demo graph already fill two CPU cores, so sharing its calls gains little here; "
-    "what a call leaves idle, as with the tiny graph, step batching fills."
-)
 END = "<!-- end of numbers -->\n"
 
 
 def numbers() -> str:
     """The README's section between the markers, from the result files."""
-    batching = _read("batching-demo-openvino-fp32")
-    tiny = _read("batching-tiny-openvino-fp32")
-    engines = _read("engines-demo")
+    load = _read(f"load-{SERVED}")
     parts = [
-        [_conditions(batching)],
-        _engines(engines),
-        _batching([batching, tiny]),
-        [_REMARK],
+        [_conditions(load)],
+        load_tables.load(load),
+        [load_tables.overload(_read(f"overload-{SERVED}"))],
+        _engines(_read("engines-demo")),
         [_gateway(_read("gateway"))],
         _weights(_read("quality-demo-openvino-fp32")),
         _support(_read("precision-demo")),
@@ -52,6 +49,13 @@ def with_quality(page: str) -> str:
     return _between(page, tables(_read("quality-mattes")))
 
 
+def with_performance(page: str) -> str:
+    """The text of docs/performance.md with its tables made anew."""
+    solo, growth = _read(f"solo-{SERVED}"), _read(f"growth-{SERVED}")
+    parts = [[_conditions(solo)], load_tables.solo(solo), load_tables.growth(growth)]
+    return _between(page, "\n\n".join("\n".join(part) for part in parts) + "\n")
+
+
 def _between(text: str, section: str) -> str:
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
@@ -68,26 +72,10 @@ def _conditions(result: dict[str, Any]) -> str:
     packages = made["packages"]
     return (
         f"Measured {made['date']} on {made['cores']} cores of {made['cpu']}, "
-        f"{made['gpu'] or 'no GPU'}, demo bundle at 256x256, tiny at 128x128, "
+        f"{made['gpu'] or 'no GPU'}, demo bundle at 256x256, FP32 by OpenVINO, "
         f"OpenVINO {packages['openvino'].split('-')[0]} and ONNX Runtime "
         f"{packages['onnxruntime']}. On shared cores only the ratios count. GPU: not measured."
     )
-
-
-def _batching(results: list[dict[str, Any]]) -> list[str]:
-    request, count = results[0]["request"], results[0]["in_flight"]
-    what = f"{request['scheduler']}, {request['num_inference_steps']} steps, pictures/s"
-    lines = [
-        f"| {what} | {count} requests one after another | {count} in flight | ratio (min to max) |",
-        "|---|---|---|---|",
-    ]
-    for result in results:
-        rates = [result[way]["pictures_per_second"] for way in ("one_after_another", "together")]
-        speedup = result["speedup"]
-        spread = f"{speedup['median']:.2f} ({speedup['min']:.2f} to {speedup['max']:.2f})"
-        bundle = result["bundle_and_engine"].partition("-")[0]
-        lines.append(f"| {bundle} bundle | {rates[0]:.2f} | {rates[1]:.2f} | {spread} |")
-    return lines
 
 
 def _gateway(result: dict[str, Any]) -> str:
@@ -181,10 +169,11 @@ def _quality(result: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    """Rewrite the README and docs/quality.md in place."""
+    """Rewrite the three pages in place."""
     README.write_text(with_numbers(README.read_text()))
     QUALITY.write_text(with_quality(QUALITY.read_text()))
-    print(f"written: {Path(README).name}, {QUALITY.name}")
+    PERFORMANCE.write_text(with_performance(PERFORMANCE.read_text()))
+    print(f"written: {README.name}, {QUALITY.name}, {PERFORMANCE.name}")
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from backdrop_client.load import Outcome, Send, offered, poisson, saturated
 from backdrop_server.triton.launcher import LaunchSettings, TritonServer
 from benchmarks.conditions import write_result
 from benchmarks.load import doors, mix
-from benchmarks.load.arrivals import Outcome, Send, offered, poisson, saturated
 from benchmarks.load.energy import EnergyMeter
 from benchmarks.load.figures import dollars, figures, price, rows_per_call
 from benchmarks.load.plots import draw_load

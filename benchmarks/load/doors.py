@@ -17,8 +17,9 @@ import httpx
 import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 
+from backdrop_client.errors import Overloaded
+from backdrop_client.load import MOST_WAITING, Fields, Send
 from backdrop_client.triton import replace
-from benchmarks.load.arrivals import MOST_WAITING, Fields, RefusedError, Send
 from benchmarks.processes import free_port, gateway, process
 
 _COUNTER = re.compile(r"^backdrop_engine_(calls|rows)_total\{[^}]*\} (\S+)$", re.MULTILINE)
@@ -134,7 +135,7 @@ def _posting(
         }
         answer = client.post(url, json=body | {"base64": True}, headers=headers)
         if answer.status_code in _REFUSALS:
-            raise RefusedError(f"Retry-After: {answer.headers['retry-after']}")
+            raise Overloaded(f"Retry-After: {answer.headers['retry-after']}")
         answer.raise_for_status()
         return {"seconds_billed": seconds_billed(answer)}
 

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tomllib
 
-from benchmarks.load.arrivals import Outcome
+from backdrop_client.load import Outcome, percentile
 
 PRICES = Path(__file__).with_name("prices.toml")
 STAGES = ("preprocess", "encode", "denoise", "decode", "postprocess", "total")
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least ``share`` (0 to 1) of ``values`` do not exceed."""
-    if not values:
-        raise ValueError("a percentile needs at least one value")
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
 def figures(outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:

@@ -21,13 +21,13 @@ from rich.progress import track
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
+from backdrop_client.load import Fields, Send, saturated
 from backdrop_export.bundles import DENOISER, Bundle
 from backdrop_export.loading import load_graph
 from backdrop_export.samples import Size, graph_inputs, sample_inputs
 from backdrop_server.triton.launcher import LaunchSettings, TritonServer
 from benchmarks.conditions import write_result
 from benchmarks.load import doors, mix
-from benchmarks.load.arrivals import Fields, Send, saturated
 from benchmarks.load.figures import figures
 from benchmarks.load.plots import draw_growth
 

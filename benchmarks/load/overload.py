@@ -16,11 +16,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from backdrop_client.load import Outcome, Send, offered, percentile, poisson, saturated
 from backdrop_server.triton.launcher import LaunchSettings, TritonServer
 from benchmarks.conditions import write_result
 from benchmarks.load import doors, mix
-from benchmarks.load.arrivals import Outcome, Send, offered, poisson, saturated
-from benchmarks.load.figures import figures, percentile
+from benchmarks.load.figures import figures
 
 TIMES = 10
 NEAR = 0.95

@@ -7,9 +7,9 @@ from importlib.metadata import EntryPoint, entry_points
 
 import typer
 
-from backdrop_client import cli_replace
+from backdrop_client import cli_bench, cli_replace
 
-_OWN = (["replace"], ["credits"])
+_OWN = (["replace"], ["credits"], ["bench"])
 app = typer.Typer(
     help="Backdrop: replace the background of product photos.",
     no_args_is_help=True,
@@ -20,6 +20,7 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line."""
     cli_replace.register(app)
+    cli_bench.register(app)
     if sys.argv[1:2] not in _OWN:  # the server's parts take seconds to load
         for entry in entry_points(group="backdrop.commands"):
             _add(entry)

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from benchmarks.load import doors, mix
 from benchmarks.load.__main__ import Bench, compared, measure
-from benchmarks.load.arrivals import Outcome, offered, poisson, saturated
 from benchmarks.load.energy import EnergyMeter
-from benchmarks.load.figures import dollars, figures, percentile, price, rows_per_call
+from benchmarks.load.figures import dollars, figures, price, rows_per_call
 from benchmarks.load.plots import draw_load
 from PIL import Image
 
+from backdrop_client.load import Outcome, offered, percentile, poisson, saturated
 from tests.conftest import launch
 
 SERVICE = 0.05

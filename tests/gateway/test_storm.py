@@ -85,7 +85,9 @@ def strike(served: Served, draw: random.Random, within: float) -> Fault:
     unready = seconds_until(lambda: not served.is_ready(), UNREADY_WITHIN, f"{what} to be false")
     ready = seconds_until(served.is_ready, within, f"{what} to be true again")
     fault = Fault(name, number, unready, unready + ready)
-    print(f"{number.name} {name}: told after {unready:.2f} s, mended after {fault.ready_after:.1f} s")
+    print(
+        f"{number.name} {name}: told after {unready:.2f} s, mended after {fault.ready_after:.1f} s"
+    )
     return fault
 
 

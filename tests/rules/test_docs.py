@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tomllib
 from benchmarks.conditions import RESULTS
-from benchmarks.readme import with_numbers, with_quality
+from benchmarks.readme import with_numbers, with_performance, with_quality
 
 from backdrop_export.engines import ENGINE_KINDS
 from backdrop_server.contract import NUMBERS, PUBLIC_INPUTS, SCHEDULERS, ReplaceOptions
@@ -24,6 +24,8 @@ def test_the_numbers_are_those_of_the_result_files() -> None:
     assert with_numbers(README) == README, "run: python -m benchmarks.readme"
     page = (ROOT / "docs" / "quality.md").read_text()
     assert with_quality(page) == page, "run: python -m benchmarks.readme"
+    page = (ROOT / "docs" / "performance.md").read_text()
+    assert with_performance(page) == page, "run: python -m benchmarks.readme"
 
 
 def test_every_field_is_in_the_table_with_its_default_and_range() -> None:

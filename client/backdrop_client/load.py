@@ -1,8 +1,9 @@
-"""Open-loop load: requests arrive when they arrive, whether or not earlier ones are answered."""
+"""Load: requests that arrive when they arrive (an open loop), or so many at a time (a closed one)."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 import threading
 import time
@@ -10,14 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from backdrop_client.errors import Overloaded
+
 Fields = Mapping[str, Any]
 Send = Callable[[Fields], Mapping[str, Any]]
 MOST_WAITING = 512
 """Threads, one for each request that is not answered yet."""
-
-
-class RefusedError(Exception):
-    """The server says that it has too much to do, and when to come again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +29,7 @@ class Outcome:
     report: Mapping[str, Any]
     error: str | None = None
     refused: bool = False
+    """Whether the error is that the server has too much to do."""
 
     @property
     def latency(self) -> float:
@@ -39,7 +39,7 @@ class Outcome:
 
 def poisson(rate: float, seconds: float, seed: int) -> list[float]:
     """Arrival times within ``seconds``, ``rate`` of them a second on average."""
-    draw, times, now = random.Random(seed), [], 0.0
+    draw, times, now = random.Random(seed), [], 0.0  # noqa: S311 (no secret)
     while (now := now + draw.expovariate(rate)) < seconds:
         times.append(now)
     return times
@@ -73,6 +73,13 @@ def saturated(
         return [outcome for ended in pool.map(worker, range(in_flight)) for outcome in ended]
 
 
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least ``share`` (0 to 1) of ``values`` do not exceed."""
+    if not values:
+        raise ValueError("a percentile needs at least one value")
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+
+
 class _Locked(Iterator[Fields]):
     """An iterator for several threads."""
 
@@ -90,6 +97,6 @@ def _ask(send: Send, fields: Fields, begun: float, arrived: float) -> Outcome:
         report = dict(send(fields))
     except Exception as raised:  # every door has errors of its own; all are counted
         error = f"{type(raised).__name__}: {raised}"[:200]
-        refused = isinstance(raised, RefusedError)
+        refused = isinstance(raised, Overloaded)
     ended = time.monotonic() - begun
     return Outcome(arrived, ended, int(fields.get("samples", 1)), report, error, refused)
