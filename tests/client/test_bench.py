@@ -54,8 +54,8 @@ def test_both_loops_against_both_servers(
     assert 0 < told["p50_seconds"] <= told["p99_seconds"]
     assert told["dollars_per_1000_pictures"] > 0
 
-    way = ("--triton", server.grpc_url, "--in-flight", 2, "--seconds", 2)
-    done = run("bench", *ASKED, *way, cwd=folder)
+    way_triton = ("--triton", server.grpc_url, "--in-flight", 2, "--seconds", 2)
+    done = run("bench", *ASKED, *way_triton, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "pictures per second" in done.stderr
 
