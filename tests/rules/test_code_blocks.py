@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import typer
 
+from backdrop_client import cli_bench
 from backdrop_export.checkpoints.recipe import read_recipe
 from backdrop_export.cli import app
 
@@ -75,6 +76,9 @@ def check(words: list[str]) -> None:
             group: Any = typer.main.get_command(app)
             name, command, rest = group.resolve_command(group.context_class(group), arguments)
             command.make_context(name, rest).close()
+        case ["backdrop", "bench", *arguments]:  # tests/client/test_bench.py runs it
+            bench: Any = typer.main.get_command(bench_app())
+            bench.make_context("bench", arguments).close()
         case ["python", script, *_]:
             assert script == "docs/render_parameters.py"  # tests/client/test_parameters.py runs it
         case ["docker", "build", *arguments]:  # tests/container goes through its steps
@@ -85,11 +89,18 @@ def check(words: list[str]) -> None:
             pytest.fail(f"no test runs {shlex.join(words)}")
 
 
+def bench_app() -> typer.Typer:
+    alone = typer.Typer()
+    cli_bench.register(alone)
+    return alone
+
+
 @pytest.mark.parametrize(
     ("bad", "why"),
     [
         ("backdrop-export train demo --fast", "No such option: --fast"),
         ("backdrop-export train cats --out x", "'cats' is not one of"),
+        ("backdrop bench a.jpg --ref b.jpg -p x --pace 3", "No such option: --pace"),
         ("make nothing", "non-zero exit status 2"),
         ("rm -r x", "no test runs rm -r x"),
     ],
