@@ -72,7 +72,9 @@ def test_the_command_is_whole(clean: Path, tmp_path: Path) -> None:
     shown = run(clean / "backdrop", "--help", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert "replace" in shown.stdout
-    assert "serve" not in shown.stdout  # its extra is not there
+    commands = {line.strip("│ ").partition(" ")[0] for line in shown.stdout.splitlines()}
+    assert {"replace", "credits", "bench"} <= commands
+    assert "serve" not in commands  # its extra is not there
     assert run(clean / "backdrop", "replace", "--help", cwd=tmp_path).returncode == 0
     call = ("replace", "no.png", "--ref", "no.png", "-p", "a beach")
     done = run(clean / "backdrop", *call, cwd=tmp_path)

@@ -47,11 +47,14 @@ def entry(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 
 @pytest.fixture
 def make_loop(entry: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[MakeLoop]:
-    """A loop over the toy engine; ``queue``: the device that it is to stay ahead of."""
+    """A loop over the toy engine; ``queue``: the device that it is to stay ahead of; ``stay``: for how
+    long a call may go on, by default for one step."""
     threads = torch.get_num_threads()
     boards: list[Path] = []
 
-    def make(limits: EngineLimits | None = None, queue: FakeQueue | None = None) -> Loop:
+    def make(
+        limits: EngineLimits | None = None, queue: FakeQueue | None = None, stay: float = -1.0
+    ) -> Loop:
         folder = tmp_path / "1"
         folder.mkdir(exist_ok=True)
         (folder / "bundle.json").write_text(FACTS.to_json())
@@ -62,6 +65,7 @@ def make_loop(entry: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> It
         boards.append(path)
         monkeypatch.setattr(entry, "load_engine", lambda *args: engine)
         monkeypatch.setattr(entry, "board_path", lambda pid: path)
+        monkeypatch.setattr(entry, "STAY", stay)
         if queue is not None:
             monkeypatch.setattr(entry, "Lane", lambda device: DeviceLane(queue))
         values = {"row_limit": "8", "precision": "fp32", "engine": "toy"}
@@ -113,6 +117,51 @@ def test_on_the_host_it_is_answered_at_once(make_loop: MakeLoop) -> None:
         assert short.answer is None
         loop.step(short)
     assert short.answer is not None
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_steps_go_on_in_one_call_while_nobody_waits(make_loop: MakeLoop, ahead: bool) -> None:
+    loop = make_loop(queue=FakeQueue() if ahead else None, stay=60.0)
+    short, long = (
+        request(1, scheduler="Euler"),
+        request(2, scheduler="Euler", num_inference_steps=25),
+    )
+    loop.step(short, long)
+    assert short.answer is not None
+    assert long.answer is None, "a place that is free again goes back to Triton"
+    loop.step(long)
+    assert long.answer is not None
+    alone = request(3, scheduler="Euler", num_inference_steps=25)
+    make_loop().run(alone)
+    np.testing.assert_allclose(long.output("latents"), alone.output("latents"), atol=1e-6)
+
+
+def test_a_call_ends_after_its_step_when_another_request_is_on_its_way(make_loop: MakeLoop) -> None:
+    loop, given = make_loop(stay=60.0), request(1, scheduler="Euler")
+    loop.board.enter("another", limit=9)
+    for step in (1, 2, 3):
+        loop.step(given)
+        assert loop.board.status("r1").step == step
+    loop.board.run("another", 20)
+    loop.step(given)
+    assert given.answer is not None
+
+
+def test_a_cancel_is_seen_within_a_call_of_many_steps(make_loop: MakeLoop) -> None:
+    loop, given = make_loop(stay=60.0), request(1, scheduler="Euler")
+    real, steps = loop.engine.run, []
+
+    def run(inputs: Any) -> Any:
+        steps.append(1)
+        if len(steps) == 4:
+            loop.board.cancel("r1")
+        return real(inputs)
+
+    loop.engine.run = run  # type: ignore[method-assign]
+    loop.step(given)
+    assert given.answer is not None
+    assert given.answer.error.code == "CANCELLED"
+    assert len(steps) == 4
 
 
 def test_the_last_step_of_one_does_not_stall_the_others(make_loop: MakeLoop) -> None:
