@@ -47,6 +47,8 @@ bench: repository
 
 bench-parts: repository
 	$(MAKE) repository BUNDLE=tiny
+	$(MAKE) repository ENGINE=openvino-bf16
+	$(BIN)/python -m benchmarks.load --repository build/$(BUNDLE)-openvino-bf16 --pictures build
 	$(BIN)/python -m benchmarks.engines --bundle build/bundles/demo
 	$(BIN)/python -m benchmarks.gateway --repository build/tiny-$(ENGINE)
 	$(BIN)/python -m benchmarks.precision --bundle build/bundles/demo \

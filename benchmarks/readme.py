@@ -28,6 +28,7 @@ def numbers() -> str:
     parts = [
         [_conditions(load)],
         load_tables.load(load),
+        [load_tables.other_engine(_read("load-demo-openvino-bf16"))],
         [load_tables.overload(_read(f"overload-{SERVED}"))],
         _engines(_read("engines-demo")),
         [_gateway(_read("gateway"))],
