@@ -115,15 +115,11 @@ def odd_inference(draw: random.Random) -> bytes:
     ]  # fmt: skip
     wrong = draw.choice(inputs)
     spoil: list[Callable[[], Any]] = [
-        lambda: wrong.update(
-            shape=draw.choice([[], [0, 0], [2, 1], [1, 2], [-1, 1], [1, 1, 1], [2**40]])
-        ),
+        lambda: wrong.update(shape=draw.choice(ODD_SHAPES)),
         lambda: wrong.update(
             datatype=draw.choice(["INT8", "FP64", "BOOL", "BF16", "", "BYTES", "X"])
         ),
-        lambda: wrong.update(
-            data=draw.choice([[], [1], ["a", "b"], {}, None, [[["x"]]], [1e400], [True]])
-        ),
+        lambda: wrong.update(data=draw.choice(ODD_DATA)),
         lambda: wrong.update(name=draw.choice(["", "plan", "image2", "alpha", "ü"])),
         lambda: inputs.remove(wrong),
         lambda: inputs.append(dict(wrong)),
