@@ -119,6 +119,11 @@ class MattingNetwork:
         whole = cv2.resize(_share(maps[0], self.spec), (rgb.shape[1], rgb.shape[0]))
         return _stretched(whole, EMPTY, SOLID)
 
+    def warm_up(self) -> None:
+        """Ask once of an empty picture: memory is then at its height, and no request waits for it."""
+        side = self.spec.side
+        self.alpha(np.zeros((side, side, 3), np.uint8), np.zeros((side, side), np.uint8))
+
 
 def network_input(rgb: Pixels, spec: MattingSpec, keyed: Pixels | None = None) -> Floats:
     """What the network sees of ``rgb`` uint8 [H, W, 3]: float32 [1, channels, side, side]."""

@@ -49,6 +49,8 @@ class PreprocessModel:
         self._facts = BundleFacts.from_json((folder / "bundle.json").read_text())
         self._tokenizers = [load_tokenizer(folder / name) for name in ("tokenizer", "tokenizer_2")]
         self._network = load_matting(folder)
+        if self._network is not None:
+            self._network.warm_up()
         self._board = Board(board_path(os.getppid()))
 
     def execute(self, requests: list[Any]) -> list[Any]:
