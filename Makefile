@@ -30,7 +30,7 @@ storm: $(VENV)/.installed
 	$(BIN)/pytest -m soak -s tests/gateway/test_storm.py
 
 soak: $(VENV)/.installed
-	$(BIN)/pytest -m soak
+	$(BIN)/pytest -m soak -s
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
