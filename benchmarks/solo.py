@@ -2,8 +2,9 @@
 
     python -m benchmarks.solo --repository build/demo-openvino-fp32
 
-Real requests over gRPC, one after another, a JPEG photo of the demo's native size. Engine time is what
-the loop measured of its calls, and what the export measured of encoders and decoder (``costs.json``).
+Real requests over gRPC, one after another, a JPEG photo of the demo's native size; each has its own
+prompt and reference, so that no encoder's answer is known already. Engine time is what the loop
+measured of its calls, and what the export measured of encoders and decoder (``costs.json``).
 """
 
 from __future__ import annotations
@@ -66,8 +67,9 @@ def _ask(client: Any, costs: Costs, seed: int) -> dict[str, float]:
     """Seconds of one request by what they went to."""
     begun = time.perf_counter()
     answer = replace(
-        client, grpcclient, image=photo(SIDE, SIDE), ref_image=photo(SIDE, SIDE, "reference.jpg"),
-        prompt="a bottle on a sandy beach by the sea", scheduler="Euler",
+        client, grpcclient, image=photo(SIDE, SIDE),
+        ref_image=photo(SIDE + seed, SIDE, "reference.jpg"),
+        prompt=f"bottle {seed} on a sandy beach by the sea", scheduler="Euler",
         num_inference_steps=STEPS, seed=seed,
     )  # fmt: skip
     whole = time.perf_counter() - begun

@@ -89,6 +89,11 @@ class Settings(BaseSettings):
         ge=1,
         description="MiB at which a Triton of our own is started again; empty: no limit.",
     )
+    triton_cache: int = Field(
+        64,
+        ge=1,
+        description="MiB in which a Triton of our own keeps its encoders' answers for later requests.",
+    )
 
     # What is allowed in.
     max_in_flight: int = Field(16, ge=1, description="Jobs that one Triton gets at once.")

@@ -34,6 +34,7 @@ def serve_with_own_triton(
 
     Raises SetupError with the reason where something cannot start.
     """
+    launch = dataclasses.replace(launch, cache_bytes=settings.triton_cache * 2**20)
     gateway: GatewayProcess | None = None
     restarts = _Restarts()
     try:

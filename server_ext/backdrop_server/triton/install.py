@@ -35,6 +35,11 @@ class TritonInstall:
     libraries: tuple[Path, ...] = ()
     stub: Path | None = None
 
+    @property
+    def caches(self) -> Path:
+        """The folder of Triton's response caches."""
+        return self.binary.resolve().parent.parent / "caches"
+
     def environment(self) -> dict[str, str]:
         """The process environment: our Python first on PATH, where the stub looks for it."""
         environment = dict(os.environ)

@@ -54,6 +54,8 @@ class LaunchSettings:
     log_file: Path | None = None
     start_timeout: float = 180.0
     stop_timeout: float = 10.0
+    cache_bytes: int = 64 * 2**20
+    """The most that answers of the text and image encoders take; the oldest go first."""
     first_pictures: bool = True
     """Make pictures before the server counts as started; a repository of other models has none."""
 
@@ -235,6 +237,8 @@ class TritonServer:
             f"--model-repository={self._settings.repository.resolve()}",
             f"--backend-directory={backends}",
             f"--backend-config=python,shm-region-prefix-name={self._prefix}",
+            f"--cache-directory={self._install.caches}",
+            f"--cache-config=local,size={self._settings.cache_bytes}",
             *(f"--http-address={host}", f"--http-port={self.http_port}"),
             *(f"--grpc-address={host}", f"--grpc-port={self.grpc_port}"),
             *(f"--metrics-address={host}", f"--metrics-port={self.metrics_port}"),
