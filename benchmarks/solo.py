@@ -65,10 +65,10 @@ def main(
 
 def _ask(client: Any, costs: Costs, seed: int) -> dict[str, float]:
     """Seconds of one request by what they went to."""
+    image, reference = photo(SIDE, SIDE), photo(SIDE + seed, SIDE, "reference.jpg")
     begun = time.perf_counter()
     answer = replace(
-        client, grpcclient, image=photo(SIDE, SIDE),
-        ref_image=photo(SIDE + seed, SIDE, "reference.jpg"),
+        client, grpcclient, image=image, ref_image=reference,
         prompt=f"bottle {seed} on a sandy beach by the sea", scheduler="Euler",
         num_inference_steps=STEPS, seed=seed,
     )  # fmt: skip
