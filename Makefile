@@ -43,6 +43,7 @@ bench: repository
 	$(BIN)/python -m benchmarks.load.overload --repository $(REPOSITORY)
 	$(BIN)/python -m benchmarks.load.growth --repository $(REPOSITORY) --bundle build/bundles/$(BUNDLE)
 	$(BIN)/python -m benchmarks.solo --repository $(REPOSITORY)
+	$(BIN)/python -m benchmarks.paper
 	$(BIN)/python -m benchmarks.readme
 
 bench-parts: repository

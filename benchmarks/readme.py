@@ -53,7 +53,8 @@ def with_quality(page: str) -> str:
 def with_performance(page: str) -> str:
     """The text of docs/performance.md with its tables made anew."""
     solo, growth = _read(f"solo-{SERVED}"), _read(f"growth-{SERVED}")
-    parts = [[_conditions(solo)], load_tables.solo(solo), load_tables.growth(growth)]
+    paper = load_tables.paper(_read("paper-sdxl"))
+    parts = [[_conditions(solo)], load_tables.solo(solo), paper, load_tables.growth(growth)]
     return _between(page, "\n\n".join("\n".join(part) for part in parts) + "\n")
 
 

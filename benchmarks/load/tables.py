@@ -113,6 +113,15 @@ def solo(result: Result) -> list[str]:
     return [*lines, "", f"Not engine time: {result['overhead_share']:.1%}."]
 
 
+def paper(result: Result) -> list[str]:
+    """Where one request's time would go at SDXL's size."""
+    rate = result["flop_per_second"] / 1e12
+    lines = [f"| one JPEG {result['size']} by SDXL, on paper | ms |", "|---|---|"]
+    lines += [f"| {name} | {value:.1f} |" for name, value in result["milliseconds"].items()]
+    told = f"Not engine time: {result['overhead_share']:.1%}, engines at {rate:.0f} TFLOP/s."
+    return [*lines, "", told]
+
+
 def growth(result: Result) -> list[str]:
     """Seconds billed beside the FLOP count."""
     lines = ["| by itself | GFLOP | s billed | GFLOP/s billed |", "|---|---|---|---|"]

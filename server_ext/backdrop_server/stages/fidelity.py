@@ -38,7 +38,7 @@ class Fidelity:
 def fidelity(photo: Pixels, alpha: Pixels, picture: Pixels) -> Fidelity:
     """Compare ``picture`` with ``photo``, both uint8 [H, W, 3], where ``alpha`` uint8 [H, W] is 255."""
     core = alpha == 255
-    changed = (photo != picture).any(axis=2) & core
+    changed = _differs(photo, picture) & core
     count = int(np.count_nonzero(changed))
     worst = mean = 0.0
     if count:  # where no bit differs, neither does a colour
@@ -68,12 +68,30 @@ def expansion(alpha: Pixels, picture: Pixels) -> float:
     inside, outside = subject >= 250, subject <= 5
     if not inside.any() or not outside.any():
         return 0.0
-    away, nearest = _nearest_inside(inside)
     reach = EXPANSION_REACH * np.sqrt(np.count_nonzero(inside))
-    lab = _lab(small)
+    near = _surroundings(inside, reach)  # nothing counts beyond it
+    inside, outside = inside[near], outside[near]
+    away, nearest = _nearest_inside(inside)
+    lab = _lab(small[near])
     alike = np.sqrt(((lab - lab[inside][nearest]) ** 2).sum(axis=2)) < EXPANSION_LIKE
     grown = _joined(alike & outside & (away < reach), ~outside) & outside
     return float(np.count_nonzero(grown) / np.count_nonzero(inside))
+
+
+def _differs(first: Pixels, second: Pixels) -> Region:
+    """Where any channel differs; ``any`` over the last axis takes five times as long."""
+    bits = cv2.bitwise_xor(first, second)
+    differs: Region = (bits[..., 0] | bits[..., 1] | bits[..., 2]) != 0
+    return differs
+
+
+def _surroundings(inside: Region, reach: float) -> tuple[slice, slice]:
+    """The smallest rectangle with all that is within ``reach`` pixels of the inside."""
+    margin = int(reach) + 2
+    rows, columns = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
+    top, left = (max(0, int(found[0]) - margin) for found in (rows, columns))
+    bottom, right = (int(found[-1]) + margin + 1 for found in (rows, columns))
+    return slice(top, bottom), slice(left, right)
 
 
 def _nearest_inside(inside: Region) -> tuple[Floats, npt.NDArray[np.int64]]:
