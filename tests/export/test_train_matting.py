@@ -19,7 +19,7 @@ from backdrop_export.matting import install_matting
 from backdrop_export.reporting import Report
 from backdrop_export.repository import _Builder
 from backdrop_export.training.console import Console
-from backdrop_export.training.matting import MATTING_RECIPES, train_matting
+from backdrop_export.training.matting import MATTING_RECIPES, SIDE, train_matting
 from backdrop_export.training.matting_network import MatteNet, maps_of, matte_loss, mixed
 from backdrop_export.training.matting_pictures import MattingPictures
 from backdrop_export.training.render.backdrops import BACKDROPS
@@ -34,6 +34,8 @@ from backdrop_server.stages.subject import find_matte
 from backdrop_server.triton.matting import load_matting
 from tests import pictures
 from tests.pictures import Pixels
+
+Floats = npt.NDArray[np.float32]
 
 QUIET = Report(quiet=True)
 SHORT = MATTING_RECIPES["short"]
@@ -104,56 +106,115 @@ def pale_product() -> Pixels:
     return rgb
 
 
-def network_of(share: float, gate: float) -> MattingNetwork:
-    """A network that says the same of every pixel."""
+def network_of(share: float | Floats, gate: float) -> MattingNetwork:
+    """A network that says ``share`` of every picture, one number or a map [384, 384]."""
 
     def run(inputs: Any) -> dict[str, npt.NDArray[Any]]:
         side = inputs["evidence"].shape[-1]
         assert inputs["evidence"].shape == (1, CHANNELS, side, side)
-        maps = np.full((1, 2, side, side), share, np.float32)
-        maps[:, 1] = gate
+        maps = np.empty((1, 2, side, side), np.float32)
+        maps[:, 0], maps[:, 1] = share, gate
         return {"maps": maps}
 
     return MattingNetwork("backdrop", run, "evidence", "maps")
 
 
-def test_where_the_network_has_nothing_to_say_the_key_stays_bit_for_bit() -> None:
-    rgb = pictures.product()
+def keyed_product() -> tuple[Pixels, Pixels]:
+    """A product at the network's own size, and its key."""
+    rgb = pictures.product(SIDE, SIDE)
     keyed = key_uniform_background(rgb)
     assert keyed is not None
-    assert np.array_equal(network_of(1, 0).alpha(rgb, keyed), keyed)
+    return rgb, keyed
 
 
-def test_it_is_asked_where_keying_is_not_sure() -> None:
-    network, clear, pale = network_of(0.3, 1), Picture(pictures.product()), Picture(pale_product())
+def shrunk(keyed: Pixels, depth: int) -> npt.NDArray[np.bool_]:
+    """What is left of what was keyed, ``depth`` pixels from its rim."""
+    side = 2 * depth + 1
+    left: npt.NDArray[np.bool_] = (
+        cv2.erode((keyed == 255).astype(np.uint8), np.ones((side, side))) > 0
+    )
+    return left
+
+
+def box(value: float = 1) -> Floats:
+    """A share of ``value`` in the middle, 0 around it."""
+    share = np.zeros((SIDE, SIDE), np.float32)
+    share[120:260, 120:260] = value
+    return share
+
+
+def test_where_the_network_has_nothing_to_say_the_key_stays_bit_for_bit() -> None:
+    rgb, keyed = keyed_product()
+    corrected = network_of(1, 0).corrected(rgb, keyed)
+    assert corrected is not None and np.array_equal(corrected, keyed)
+
+
+def test_a_network_in_doubt_is_heard_where_keying_is_not_sure_alone() -> None:
+    network, clear, pale = (
+        network_of(box(0.6), 1),
+        Picture(pictures.product()),
+        Picture(pale_product()),
+    )
     assert find_matte(clear, None, network).source == "uniform background"
     assert find_matte(pale).source == "uniform background"
     assert find_matte(pale, None, network).source == "backdrop"
 
 
-def test_where_it_replaces_the_key_its_own_share_counts() -> None:
-    rgb = pictures.product()
-    keyed = key_uniform_background(rgb)
-    assert keyed is not None
-    alpha = network_of(0.3, 1).alpha(rgb, keyed)
-    deep = cv2.erode(keyed, np.ones((9, 9), np.uint8)) == 255
-    assert (alpha[deep] == 255).all(), "the inside of what was keyed is believed"
-    rim = (keyed == 255) & (cv2.erode(keyed, np.ones((3, 3), np.uint8)) < 255)
-    assert (abs(alpha[rim].astype(int) - round(255 * 0.28 / 0.93)) <= 1).all()
-    pale = network_of(0.3, 1).alpha(rgb, np.zeros_like(keyed))
+def test_a_network_without_doubt_corrects_a_sure_key_too() -> None:
+    rgb, keyed = keyed_product()
+    rim = (keyed == 255) & ~shrunk(keyed, 1)
+    share = np.where(keyed == 255, np.float32(1), np.float32(0))
+    share[rim] = 0.7
+    matte = find_matte(Picture(rgb), None, network_of(share, 1))
+    assert matte.source == "backdrop"
+    assert (abs(matte.alpha[rim].astype(int) - round(255 * 0.68 / 0.93)) <= 1).all()
+
+
+def test_the_inside_of_what_was_keyed_is_believed() -> None:
+    rgb, keyed = keyed_product()
+    torn = np.where(shrunk(keyed, 40), np.float32(0.3), np.float32(0.9))
+    alpha = network_of(torn, 1).corrected(rgb, keyed)
+    assert alpha is not None and (alpha[shrunk(keyed, 4)] == 255).all()
+    pale = network_of(0.3, 1).corrected(rgb, np.zeros_like(keyed))
+    assert pale is not None
     assert (pale[8:-8, 8:-8] == 255).all(), "of the ground's own colour, and yet a product"
-    assert (network_of(0.1, 1).alpha(rgb, np.zeros_like(keyed)) < 255).all()
-    with pytest.raises(ValueError, match="there is none"):
-        network_of(1, 0).alpha(rgb, None)
+    faint = network_of(0.1, 1).corrected(rgb, np.zeros_like(keyed))
+    assert faint is not None and (faint < 255).all()
 
 
-def test_before_a_photo_as_background_it_is_not_asked() -> None:
-    grain = np.random.default_rng(0).integers(0, 90, (120, 160, 3)).astype(np.uint8)
-    grain[40:80, 60:100] = (250, 200, 40)
-    assert key_uniform_background(grain) is None
-    matte = find_matte(Picture(grain), None, network_of(0, 1))
+def test_a_product_that_is_see_through_nearly_everywhere_is_clear() -> None:
+    rgb, keyed = keyed_product()
+    rim = (keyed == 255) & ~shrunk(keyed, 12)
+    glass = np.where(keyed == 255, np.float32(0.3), np.float32(0))
+    glass[rim] = 0.9
+    matte = find_matte(Picture(rgb), None, network_of(glass, 1))
+    assert matte.source == "backdrop"
+    middle = matte.alpha[shrunk(keyed, 14)].astype(int)
+    assert (abs(middle - round(255 * 0.28 / 0.93)) <= 1).all()
+    assert (matte.alpha[shrunk(keyed, 3) & rim & ~shrunk(keyed, 9)] == 255).all()
+
+
+def grain(height: int, width: int, product: slice) -> Picture:
+    """A bright square before a ground of no one colour."""
+    rgb = np.random.default_rng(0).integers(0, 90, (height, width, 3)).astype(np.uint8)
+    rgb[product, product] = (250, 200, 40)
+    assert key_uniform_background(rgb) is None
+    return Picture(rgb)
+
+
+@pytest.mark.parametrize("share", [0, 0.3, box(0.6)], ids=["nothing", "glass", "doubt"])
+def test_before_a_photo_as_background_a_network_in_doubt_is_not_believed(
+    share: float | Floats,
+) -> None:
+    matte = find_matte(grain(120, 160, slice(50, 90)), None, network_of(share, 1))
     assert matte.source == "grabcut"
-    assert matte.alpha[60, 80] == 255
+    assert matte.alpha[70, 70] == 255
+
+
+def test_before_a_photo_as_background_a_network_without_doubt_is_believed() -> None:
+    matte = find_matte(grain(SIDE, SIDE, slice(120, 260)), None, network_of(box(), 1))
+    assert matte.source == "backdrop"
+    assert np.array_equal(matte.alpha, np.rint(box() * 255).astype(np.uint8))
 
 
 def test_the_evidence_tells_the_ground_from_the_product() -> None:

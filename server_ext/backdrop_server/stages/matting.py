@@ -33,6 +33,18 @@ CORE_DEPTH = 2
 KEYED_DEPTH = 3
 """Pixels from its rim where what keying holds is believed: it may hold too much, at rims and in
 holes, but a network that was trained on renderings doubts the insides of real products."""
+RIM = 0.5
+"""The share from which the insides of a clear product's solid parts, its rim and foot, are solid."""
+DOUBT = 0.1
+"""The most `doubt` with which our own network is believed: on objects that it was not trained on it is
+then far better than GrabCut, and beyond it no better."""
+DOUBT_WIDTH = 5
+"""Pixels of the network's map: soft edges are narrower."""
+SEE_THROUGH = (0.15, 0.5)
+"""Shares of glass: most of what one sees in it is the ground."""
+MOSTLY = 0.68
+"""A product is see-through where so much of its inside is. Of opaque ones, pale ones on white among
+them, the network says it of less."""
 FOUND_NOTHING = 0.1
 """A map whose values differ by less holds no subject; stretching it would draw noise."""
 OWN_MATTING = "backdrop"
@@ -107,22 +119,36 @@ class MattingNetwork:
     def alpha(self, rgb: Pixels, keyed: Pixels | None = None) -> Pixels:
         """The matte uint8 [H, W] of ``rgb`` uint8 [H, W, 3]; all 0 where it finds no subject.
 
-        ``keyed``: the matte that was keyed out, which our own network corrects; else without a part.
+        For a published network; our own is asked by `corrected`.
         """
+        whole = cv2.resize(_share(self._maps(rgb)[0], self.spec), (rgb.shape[1], rgb.shape[0]))
+        return _stretched(whole, EMPTY, SOLID)
+
+    def corrected(self, rgb: Pixels, keyed: Pixels | None, is_sure: bool = False) -> Pixels | None:
+        """Our own network's matte uint8 [H, W]; None where it is not to be believed.
+
+        ``keyed``: the matte that was keyed out, uint8 [H, W], None where the ground is not uniform;
+        ``is_sure``: whether it looks complete.
+        """
+        share, gate = self._maps(rgb, keyed)
+        small = _shrunk(rgb, len(share))
+        own = share if share.shape == rgb.shape[:2] else along_edges(share, small, rgb)
+        if keyed is None:
+            return _stretched(own, OWN_EMPTY, OWN_SOLID) if doubt(share) <= DOUBT else None
+        clear = is_see_through(share, _shrunk(keyed, len(share)))
+        if is_sure and not clear and doubt(share) > DOUBT:
+            return None
+        return _replaced(own, gate, keyed, clear)
+
+    def _maps(self, rgb: Pixels, keyed: Pixels | None = None) -> Floats:
         given = network_input(rgb, self.spec, keyed)
         output = np.asarray(self.run({self.input_name: given})[self.output_name], np.float32)
-        maps = output.reshape(self.spec.maps, *output.shape[-2:])
-        if self.spec.keyed:
-            if keyed is None:
-                raise ValueError("this network corrects a keyed matte, and there is none")
-            return _replaced(maps[0], maps[1], rgb, keyed)
-        whole = cv2.resize(_share(maps[0], self.spec), (rgb.shape[1], rgb.shape[0]))
-        return _stretched(whole, EMPTY, SOLID)
+        return output.reshape(self.spec.maps, *output.shape[-2:])
 
     def warm_up(self) -> None:
         """Ask once of an empty picture: memory is then at its height, and no request waits for it."""
         side = self.spec.side
-        self.alpha(np.zeros((side, side, 3), np.uint8), np.zeros((side, side), np.uint8))
+        self._maps(np.zeros((side, side, 3), np.uint8), np.zeros((side, side), np.uint8))
 
 
 def network_input(rgb: Pixels, spec: MattingSpec, keyed: Pixels | None = None) -> Floats:
@@ -142,19 +168,19 @@ def _shrunk(picture: Pixels, side: int) -> Pixels:
     return small
 
 
-def _replaced(share: Floats, gate: Floats, rgb: Pixels, keyed: Pixels) -> Pixels:
-    """``keyed`` where ``gate`` [h, w] is 0, bit for bit, and ``share`` [h, w] where it is 1.
+def _replaced(own: Floats, gate: Floats, keyed: Pixels, clear: bool) -> Pixels:
+    """``keyed`` where ``gate`` [h, w] is 0, bit for bit, and ``own`` [H, W] where it is 1.
 
-    The insides of both are solid.
+    The insides of both are solid, unless the product is ``clear``, as glass is.
     """
-    size = rgb.shape[1], rgb.shape[0]
-    small = _shrunk(rgb, len(share))
-    own = share if share.shape == rgb.shape[:2] else along_edges(share, small, rgb)
-    part = cv2.resize(gate, size)
+    part = cv2.resize(gate, keyed.shape[::-1])
     mixed = keyed / np.float32(255) * (1 - part) + own * part
-    core = (mixed >= CORE) | ((mixed >= PALE_CORE) & (keyed < 128))
     alpha = _stretched(mixed, OWN_EMPTY, OWN_SOLID)
-    alpha[_inside(core, CORE_DEPTH) | _inside(keyed == 255, KEYED_DEPTH)] = 255
+    if clear:
+        alpha[_inside(mixed >= RIM, 1)] = 255
+    else:
+        core = (mixed >= CORE) | ((mixed >= PALE_CORE) & (keyed < 128))
+        alpha[_inside(core, CORE_DEPTH) | _inside(keyed == 255, KEYED_DEPTH)] = 255
     replaced: Pixels = np.where(part > 0, alpha, keyed)
     return replaced
 
@@ -164,6 +190,24 @@ def _inside(region: npt.NDArray[np.bool_], depth: int) -> npt.NDArray[np.bool_]:
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * depth + 1,) * 2)
     inside: npt.NDArray[np.bool_] = cv2.erode(region.astype(np.uint8), disc) > 0
     return inside
+
+
+def doubt(share: Floats) -> float:
+    """The area that is neither subject nor ground in ``share`` [h, w], over the subject's; 1 at most.
+
+    Soft edges are left out. A share that finds nothing is all doubt.
+    """
+    unsure = ((share > 0.1) & (share < 0.9)).astype(np.uint8)
+    broad = cv2.erode(unsure, np.ones((DOUBT_WIDTH, DOUBT_WIDTH), np.uint8))
+    subject = np.count_nonzero(share > 0.5)
+    return min(1.0, np.count_nonzero(broad) / subject) if subject else 1.0
+
+
+def is_see_through(share: Floats, keyed: Pixels) -> bool:
+    """Whether most of what was keyed out, uint8 [h, w], is see-through by the network's ``share``."""
+    inside = share[_inside(keyed > 250, KEYED_DEPTH)]
+    low, high = SEE_THROUGH
+    return bool(inside.size and ((inside > low) & (inside < high)).mean() >= MOSTLY)
 
 
 def _stretched(share: Floats, empty: float, solid: float) -> Pixels:
