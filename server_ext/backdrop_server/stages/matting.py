@@ -35,9 +35,9 @@ KEYED_DEPTH = 3
 holes, but a network that was trained on renderings doubts the insides of real products."""
 RIM = 0.5
 """The share from which the insides of a clear product's solid parts, its rim and foot, are solid."""
-DOUBT = 0.1
-"""The most `doubt` with which our own network is believed: on objects that it was not trained on it is
-then far better than GrabCut, and beyond it no better."""
+DOUBT, DOUBT_ALONE = 0.1, 0.03
+"""The most `doubt` with which our own network is believed, with a keyed matte and without one: beyond
+the second it may lose parts of objects that it was not trained on, which GrabCut seldom does."""
 DOUBT_WIDTH = 5
 """Pixels of the network's map: soft edges are narrower."""
 SEE_THROUGH = (0.15, 0.5)
@@ -116,7 +116,7 @@ class MattingNetwork:
         """What the network's kind says of it."""
         return MATTING_SPECS[self.kind]
 
-    def alpha(self, rgb: Pixels, keyed: Pixels | None = None) -> Pixels:
+    def alpha(self, rgb: Pixels) -> Pixels:
         """The matte uint8 [H, W] of ``rgb`` uint8 [H, W, 3]; all 0 where it finds no subject.
 
         For a published network; our own is asked by `corrected`.
@@ -134,7 +134,7 @@ class MattingNetwork:
         small = _shrunk(rgb, len(share))
         own = share if share.shape == rgb.shape[:2] else along_edges(share, small, rgb)
         if keyed is None:
-            return _stretched(own, OWN_EMPTY, OWN_SOLID) if doubt(share) <= DOUBT else None
+            return _with_core(own, own >= CORE) if doubt(share) <= DOUBT_ALONE else None
         clear = is_see_through(share, _shrunk(keyed, len(share)))
         if is_sure and not clear and doubt(share) > DOUBT:
             return None
@@ -175,14 +175,20 @@ def _replaced(own: Floats, gate: Floats, keyed: Pixels, clear: bool) -> Pixels:
     """
     part = cv2.resize(gate, keyed.shape[::-1])
     mixed = keyed / np.float32(255) * (1 - part) + own * part
-    alpha = _stretched(mixed, OWN_EMPTY, OWN_SOLID)
     if clear:
-        alpha[_inside(mixed >= RIM, 1)] = 255
+        alpha = _with_core(mixed, mixed >= RIM, 1)
     else:
-        core = (mixed >= CORE) | ((mixed >= PALE_CORE) & (keyed < 128))
-        alpha[_inside(core, CORE_DEPTH) | _inside(keyed == 255, KEYED_DEPTH)] = 255
+        alpha = _with_core(mixed, (mixed >= CORE) | ((mixed >= PALE_CORE) & (keyed < 128)))
+        alpha[_inside(keyed == 255, KEYED_DEPTH)] = 255
     replaced: Pixels = np.where(part > 0, alpha, keyed)
     return replaced
+
+
+def _with_core(share: Floats, core: npt.NDArray[np.bool_], depth: int = CORE_DEPTH) -> Pixels:
+    """The matte of a share, solid ``depth`` pixels inside ``core``."""
+    alpha = _stretched(share, OWN_EMPTY, OWN_SOLID)
+    alpha[_inside(core, depth)] = 255
+    return alpha
 
 
 def _inside(region: npt.NDArray[np.bool_], depth: int) -> npt.NDArray[np.bool_]:
