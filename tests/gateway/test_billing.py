@@ -61,9 +61,14 @@ MIXED = [
 def gateway(
     server: TritonServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[GatewayProcess]:
-    """A gateway that lets all of ``MIXED`` into Triton at once."""
+    """A gateway that lets all of ``MIXED`` into Triton at once, and whose bills meet no bound.
+
+    A quote goes by rows. A single row of the tiny bundle costs over twice its part of a pair, and
+    such a bill would end at the reservation.
+    """
     folder = tmp_path_factory.mktemp("billing")
-    with gateway_process(folder, server.http_url, max_in_flight=TOGETHER) as running:
+    settings = {"max_in_flight": TOGETHER, "reservation_headroom": 10}
+    with gateway_process(folder, server.http_url, **settings) as running:
         yield running
 
 

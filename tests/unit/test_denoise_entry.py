@@ -147,6 +147,21 @@ def test_a_call_ends_after_its_step_when_another_request_is_on_its_way(make_loop
     assert given.answer is not None
 
 
+def test_a_request_that_missed_the_call_is_not_outrun(
+    make_loop: MakeLoop, entry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = make_loop(stay=60.0)
+    handed_back, late = request(1, scheduler="Euler"), request(2, scheduler="Euler")
+    loop.board.enter("r2", 8)
+    loop.step(handed_back)  # one step: the late one is on its way
+    loop.step(late)
+    assert [loop.board.status(name).step for name in ("r1", "r2")] == [1, 1]
+    monkeypatch.setattr(entry, "MISSED_FOR", 0.0)  # Triton has dropped it
+    loop.step(late)
+    assert late.answer is not None
+    assert loop.board.status("r1").step == 1
+
+
 def test_a_cancel_is_seen_within_a_call_of_many_steps(make_loop: MakeLoop) -> None:
     loop, given = make_loop(stay=60.0), request(1, scheduler="Euler")
     real, steps = loop.engine.run, []

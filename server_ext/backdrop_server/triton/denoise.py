@@ -1,8 +1,9 @@
 """Triton entry of `denoise`: each step is one UNet evaluation for all requests in flight.
 
 Triton's iterative sequence batching is the queue: a request that is not finished is released with
-RESCHEDULE and comes back in the next call, beside whatever has arrived since. While the board shows
-that nobody is on the way, that detour (1.4 ms) is left out and the same requests take their next step.
+RESCHEDULE and comes back in the next call, beside whatever has arrived since. While all that have a
+state are here and the board shows that nobody is on the way, that detour (1.4 ms) is left out and the
+same requests take their next step.
 On a device a step is queued and the one before waited for; what a step gave lands on the host one step
 later, and a request whose last step is queued goes round once more for it.
 """
@@ -42,6 +43,8 @@ from backdrop_server.triton.tensors import error_response, parameter, read, read
 
 STAY = 0.25
 """Seconds after which the requests go back to Triton, whoever waits there unseen."""
+MISSED_FOR = 5.0
+"""Seconds after which a request that was handed back is not waited for any more: Triton dropped it."""
 PREVIEW_EVERY = 0.1
 """Seconds between two previews of a request."""
 FORGET_AFTER = 120.0
@@ -109,15 +112,19 @@ class DenoiseModel:
         begun_at = time.monotonic()
         with self._lane.open():
             going = self._round(requests)
-            while len(going) == len(requests) and not self._has_to_return(begun_at):
+            while len(going) == len(requests) and not self._has_to_return(begun_at, len(going)):
                 going = self._round(going)
         for request in going:
             request.set_release_flags(pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE)
         self._forget_lost(begun_at - FORGET_AFTER)
         self._metrics.in_flight.set(len(self._jobs))
 
-    def _has_to_return(self, begun_at: float) -> bool:
-        return time.monotonic() - begun_at > STAY or self._board.somebody_waits()
+    def _has_to_return(self, begun_at: float, here: int) -> bool:
+        now = time.monotonic()
+        if now - begun_at > STAY or self._board.somebody_waits():
+            return True
+        # One handed back may have missed this call: it would stand still while these take its steps.
+        return sum(now - job.seen_at < MISSED_FOR for job in self._jobs.values()) > here
 
     def _round(self, requests: list[Any]) -> list[Any]:
         """Evaluate the UNet once for every request, and answer those that end; the others."""
