@@ -194,29 +194,6 @@ def test_a_product_that_is_see_through_nearly_everywhere_is_clear() -> None:
     assert (matte.alpha[shrunk(keyed, 3) & rim & ~shrunk(keyed, 9)] == 255).all()
 
 
-def grain(height: int, width: int, product: slice) -> Picture:
-    """A bright square before a ground of no one colour."""
-    rgb = np.random.default_rng(0).integers(0, 90, (height, width, 3)).astype(np.uint8)
-    rgb[product, product] = (250, 200, 40)
-    assert key_uniform_background(rgb) is None
-    return Picture(rgb)
-
-
-@pytest.mark.parametrize("share", [0, 0.3, box(0.6)], ids=["nothing", "glass", "doubt"])
-def test_before_a_photo_as_background_a_network_in_doubt_is_not_believed(
-    share: float | Floats,
-) -> None:
-    matte = find_matte(grain(120, 160, slice(50, 90)), None, network_of(share, 1))
-    assert matte.source == "grabcut"
-    assert matte.alpha[70, 70] == 255
-
-
-def test_before_a_photo_as_background_a_network_without_doubt_is_believed() -> None:
-    matte = find_matte(grain(SIDE, SIDE, slice(120, 260)), None, network_of(box(), 1))
-    assert matte.source == "backdrop"
-    assert np.array_equal(matte.alpha, np.rint(box() * 255).astype(np.uint8))
-
-
 def test_the_evidence_tells_the_ground_from_the_product() -> None:
     rgb = np.full((96, 128, 3), 240, np.uint8)
     rgb[30:70, 40:90] = (30, 60, 120)

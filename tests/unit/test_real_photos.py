@@ -20,7 +20,7 @@ NETWORK = shipped_network()
 @pytest.mark.parametrize(
     ("name", "source", "share"),
     [
-        ("coffee.png", "grabcut", (0.44, 0.52)),
+        ("coffee.png", "backdrop", (0.44, 0.52)),
         ("car-2-on-white.jpg", "uniform background", (0.24, 0.3)),
         ("car-2-cutout.png", "alpha", (0.24, 0.3)),
     ],

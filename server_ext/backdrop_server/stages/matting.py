@@ -35,9 +35,9 @@ KEYED_DEPTH = 3
 holes, but a network that was trained on renderings doubts the insides of real products."""
 RIM = 0.5
 """The share from which the insides of a clear product's solid parts, its rim and foot, are solid."""
-DOUBT, DOUBT_ALONE = 0.1, 0.03
-"""The most `doubt` with which our own network is believed, with a keyed matte and without one: beyond
-the second it may lose parts of objects that it was not trained on, which GrabCut seldom does."""
+DOUBT = 0.1
+"""The most `doubt` with which our own network is believed against a keyed matte that looks complete:
+beyond it, it may lose parts of objects that it was not trained on."""
 DOUBT_WIDTH = 5
 """Pixels of the network's map: soft edges are narrower."""
 SEE_THROUGH = (0.15, 0.5)
@@ -124,20 +124,22 @@ class MattingNetwork:
         whole = cv2.resize(_share(self._maps(rgb)[0], self.spec), (rgb.shape[1], rgb.shape[0]))
         return _stretched(whole, EMPTY, SOLID)
 
-    def corrected(self, rgb: Pixels, keyed: Pixels | None, is_sure: bool = False) -> Pixels | None:
+    def share(self, rgb: Pixels) -> Floats:
+        """Our own network's map of the subject before a ground that is not uniform, [side, side]."""
+        share: Floats = self._maps(rgb)[0]
+        return share
+
+    def corrected(self, rgb: Pixels, keyed: Pixels, is_sure: bool = False) -> Pixels | None:
         """Our own network's matte uint8 [H, W]; None where it is not to be believed.
 
-        ``keyed``: the matte that was keyed out, uint8 [H, W], None where the ground is not uniform;
-        ``is_sure``: whether it looks complete.
+        ``keyed``: the matte that was keyed out, uint8 [H, W]; ``is_sure``: whether it looks complete.
         """
         share, gate = self._maps(rgb, keyed)
-        small = _shrunk(rgb, len(share))
-        own = share if share.shape == rgb.shape[:2] else along_edges(share, small, rgb)
-        if keyed is None:
-            return _with_core(own, own >= CORE) if doubt(share) <= DOUBT_ALONE else None
         clear = is_see_through(share, _shrunk(keyed, len(share)))
         if is_sure and not clear and doubt(share) > DOUBT:
             return None
+        whole = share.shape == rgb.shape[:2]
+        own = share if whole else along_edges(share, _shrunk(rgb, len(share)), rgb)
         return _replaced(own, gate, keyed, clear)
 
     def _maps(self, rgb: Pixels, keyed: Pixels | None = None) -> Floats:

@@ -4,34 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from backdrop_server.errors import InvalidInputError
 from backdrop_server.stages.edges import sureness
-from backdrop_server.stages.keying import (
-    as_alpha,
-    border,
-    connected_to_border,
-    key_uniform_background,
-    large_parts,
-)
-from backdrop_server.stages.matting import MattingNetwork
+from backdrop_server.stages.grabcut import grabcut
+from backdrop_server.stages.keying import key_uniform_background
+from backdrop_server.stages.matting import MattingNetwork, doubt
 from backdrop_server.stages.pictures import Picture, resize
-from backdrop_server.stages.upsampling import along_edges
 
 Pixels = npt.NDArray[np.uint8]
 
 SMALLEST_SUBJECT = 5e-4
 LARGEST_SUBJECT = 0.98
-TRUST = {"grabcut": 0.6}
-"""How far a way's matte can be trusted where its outline is clear: GrabCut fills holes, for one."""
+TRUST = 0.6
+"""How far GrabCut's matte can be trusted where its outline is clear: it fills holes, for one."""
 SURE_KEY = 0.97
 """A keyed matte that is as sure looks complete: our own network has to be without doubt, too."""
-GRABCUT_SIDE = 320
-GRABCUT_ROUNDS = 3
-GRABCUT_INSET = 0.04
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,9 +43,9 @@ def find_matte(
 
     A ``mask`` (uint8 [H, W], 255 = repaint) is taken as it is; else the photo's own transparency,
     if it hides something; else a published matting ``network`` is asked. Without one a uniform
-    background is keyed out from the border; our own network corrects that, or finds the subject
-    before any other background, as far as it is to be believed; else GrabCut (Rother et al. 2004)
-    separates the middle from the border. Equal inputs give equal mattes.
+    background is keyed out from the border, and our own network corrects that as far as it is to be
+    believed; before any other background GrabCut starts from what our network sees, or, without it,
+    from all but the border. Equal inputs give equal mattes.
     Raises InvalidInputError where no subject, or nothing but subject, is found.
     """
     if mask is not None:
@@ -65,13 +55,14 @@ def find_matte(
     if network is not None and not network.spec.keyed:
         return _checked(_found(picture, network.alpha(picture.rgb), network.kind))
     keyed = key_uniform_background(picture.rgb)
-    key = None if keyed is None else _found(picture, keyed, "uniform background")
+    if keyed is None:
+        return _checked(_cut_out(picture, network))
+    key = _found(picture, keyed, "uniform background")
     if network is not None:
-        is_sure = key is not None and key.sureness >= SURE_KEY
-        corrected = network.corrected(picture.rgb, keyed, is_sure)
+        corrected = network.corrected(picture.rgb, keyed, key.sureness >= SURE_KEY)
         if corrected is not None:
             return _checked(_found(picture, corrected, network.kind))
-    return _checked(key or _found(picture, _grabcut(picture.rgb), "grabcut"))
+    return _checked(key)
 
 
 def working_mask(alpha: Pixels, width: int, height: int) -> Pixels:
@@ -95,9 +86,17 @@ def _share(alpha: Pixels) -> float:
     return np.count_nonzero(alpha >= 128) / alpha.size
 
 
-def _found(picture: Picture, alpha: Pixels, source: str) -> Matte:
-    share = TRUST.get(source, 1.0) * sureness(picture.rgb, alpha)
-    return Matte(alpha, source, round(share, 3))
+def _found(picture: Picture, alpha: Pixels, source: str, trust: float = 1.0) -> Matte:
+    return Matte(alpha, source, round(trust * sureness(picture.rgb, alpha), 3))
+
+
+def _cut_out(picture: Picture, network: MattingNetwork | None) -> Matte:
+    """The matte by GrabCut, from our own network's map where there is one."""
+    if network is None:
+        return _found(picture, grabcut(picture.rgb), "grabcut", TRUST)
+    share = network.share(picture.rgb)
+    trust = 1 - (1 - TRUST) * doubt(share)
+    return _found(picture, grabcut(picture.rgb, share), network.kind, trust)
 
 
 def _checked(matte: Matte) -> Matte:
@@ -110,38 +109,3 @@ def _checked(matte: Matte) -> Matte:
         f"no subject could be told from its background: {what}",
         "a photo with a plain or transparent background around the product, or a mask_image",
     )
-
-
-# --- GrabCut --------------------------------------------------------------------------------------
-
-
-def _grabcut(rgb: Pixels) -> Pixels:
-    height, width = rgb.shape[:2]
-    scale = min(1.0, GRABCUT_SIDE / max(height, width))
-    small = resize(rgb, max(1, round(width * scale)), max(1, round(height * scale)))
-    if min(small.shape[:2]) < 8:
-        return np.zeros((height, width), np.uint8)
-    subject = _closed(large_parts(_cut(small)))
-    share = along_edges(subject.astype(np.float32), small, rgb)
-    return as_alpha(np.clip(share * 1.6 - 0.3, 0, 1))
-
-
-def _cut(rgb: Pixels) -> npt.NDArray[np.bool_]:
-    """GrabCut from a rectangle just inside the border."""
-    height, width = rgb.shape[:2]
-    labels = np.full((height, width), cv2.GC_PR_FGD, np.uint8)
-    depth = max(1, round(min(height, width) * GRABCUT_INSET))
-    labels[border(height, width, depth)] = cv2.GC_BGD
-    cv2.setRNGSeed(0)  # OpenCV keeps one generator per thread, and GrabCut starts from k-means
-    cv2.grabCut(
-        rgb, labels, None, np.zeros((1, 65)), np.zeros((1, 65)),
-        GRABCUT_ROUNDS, cv2.GC_INIT_WITH_MASK,
-    )  # fmt: skip
-    return np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD))
-
-
-def _closed(subject: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """The subject without its holes and hairline cracks."""
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
-    solid = cv2.morphologyEx(subject.astype(np.uint8), cv2.MORPH_CLOSE, disc)
-    return ~connected_to_border(solid == 0)

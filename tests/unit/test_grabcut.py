@@ -1,0 +1,127 @@
+"""The subject before a ground that is not plain, from a network's map and without one."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from backdrop_server.stages.grabcut import grabcut
+from backdrop_server.stages.matting import MattingNetwork
+from backdrop_server.stages.pictures import Picture
+from backdrop_server.stages.subject import find_matte
+
+Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+Region = npt.NDArray[np.bool_]
+
+SIDE = 384
+MIDDLE = (SIDE // 2, SIDE // 2)
+PRODUCT, EYE = (230, 190, 40), (250, 250, 250)
+
+
+def grain() -> Pixels:
+    """A dark, bluish ground of no one colour."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 90, (SIDE // 8, SIDE // 8, 3)).astype(np.uint8)
+    rgb: Pixels = cv2.resize(coarse, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+    rgb[..., 2] += 60
+    return rgb
+
+
+def disc(radius: int) -> Region:
+    """A disc in the middle of the picture."""
+    y, x = np.mgrid[:SIDE, :SIDE]
+    inside: Region = (y - MIDDLE[0]) ** 2 + (x - MIDDLE[1]) ** 2 < radius**2
+    return inside
+
+
+def ring(inside: tuple[int, int, int] | None) -> Pixels:
+    """A product of radius 120 with a middle of 80: in a colour, or the ground."""
+    ground = grain()
+    rgb = ground.copy()
+    rgb[disc(120)] = PRODUCT
+    rgb[disc(80)] = ground[disc(80)] if inside is None else inside
+    return rgb
+
+
+def seen(region: Region) -> Floats:
+    """A map of a network that has no doubt."""
+    return region.astype(np.float32)
+
+
+def agreement(alpha: Pixels, region: Region) -> float:
+    found = alpha >= 128
+    return float((found & region).sum() / (found | region).sum())
+
+
+def test_a_hole_of_the_grounds_colours_stays_open() -> None:
+    shape = disc(120) & ~disc(80)
+    assert agreement(grabcut(ring(None), seen(shape)), shape) > 0.98
+
+
+def test_what_a_network_takes_for_a_hole_is_none_in_another_colour() -> None:
+    alpha = grabcut(ring(EYE), seen(disc(120) & ~disc(80)))
+    assert (alpha[disc(78)] == 255).all()
+    assert agreement(alpha, disc(120)) > 0.98
+
+
+def test_a_spot_in_a_wide_product_is_no_hole() -> None:
+    rgb = grain()
+    spot = rgb[disc(20)].copy()
+    rgb[disc(120)] = PRODUCT
+    rgb[disc(20)] = spot
+    assert agreement(grabcut(rgb, seen(disc(120) & ~disc(20))), disc(120)) > 0.98
+
+
+def test_without_a_map_every_hole_is_filled() -> None:
+    assert agreement(grabcut(ring(None)), disc(120)) > 0.98
+
+
+def test_colours_complete_what_a_network_sees_in_part() -> None:
+    rgb = grain()
+    rgb[disc(120)] = PRODUCT
+    part = seen(disc(120))
+    part[:, SIDE // 2 :] *= 0.4
+    part[SIDE // 2 :] *= 0.0
+    assert agreement(grabcut(rgb, part), disc(120)) > 0.98
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_map_that_says_nothing_leaves_the_middle_against_the_border(share: float) -> None:
+    rgb = grain()
+    rgb[disc(120)] = PRODUCT
+    alpha = grabcut(rgb, np.full((SIDE, SIDE), share, np.float32))
+    assert agreement(alpha, disc(120)) > 0.98
+
+
+def test_the_edge_is_as_soft_as_the_light_is_mixed() -> None:
+    rgb = grain()
+    share = cv2.GaussianBlur(seen(disc(120)), (0, 0), 1.0)
+    light = (rgb / 255.0) ** 2.2 * (1 - share[..., None])
+    light += (np.array(PRODUCT) / 255.0) ** 2.2 * share[..., None]
+    mixed = np.rint(255 * light ** (1 / 2.2)).astype(np.uint8)
+    alpha = grabcut(mixed, seen(disc(120)))
+    rim = disc(121) & ~disc(119)
+    assert np.abs(alpha[rim] / 255 - share[rim]).mean() < 0.12
+    assert (alpha[disc(115)] == 255).all() and not alpha[~disc(125)].any()
+
+
+@pytest.mark.parametrize("side", [4, 8, 9, 700])
+def test_every_size_has_an_answer(side: int) -> None:
+    rgb = np.random.default_rng(1).integers(0, 256, (side, side + 3, 3)).astype(np.uint8)
+    assert grabcut(rgb, np.ones((SIDE, SIDE), np.float32)).shape == rgb.shape[:2]
+    assert grabcut(rgb).shape == rgb.shape[:2]
+
+
+def test_our_own_network_leads_and_is_named() -> None:
+    def run(inputs: object) -> dict[str, npt.NDArray[np.float32]]:
+        share = seen(disc(120) & ~disc(80))
+        return {"maps": np.stack([share, np.ones_like(share)])[None]}
+
+    network = MattingNetwork("backdrop", run, "evidence", "maps")
+    led, alone = (find_matte(Picture(ring(None)), None, way) for way in (network, None))
+    assert (led.source, alone.source) == ("backdrop", "grabcut")
+    assert led.sureness > alone.sureness
+    assert led.alpha[MIDDLE] == 0 and alone.alpha[MIDDLE] == 255
