@@ -212,12 +212,13 @@ def _is_soft(lab: Floats, ground: Floats, depth: Floats, floor: float) -> Region
     length; an edge of any strength changes by about its whole height.
     """
     smooth = cv2.GaussianBlur(lab, (0, 0), 1)
-    ratio = (smooth[..., :1] + 16) / (ground[..., :1] + 16)
-    chroma = np.linalg.norm(smooth[..., 1:] - ground[..., 1:] * ratio, axis=2)
-    darker = ground[..., 0] - smooth[..., 0]
+    (lightness, *chroma), (bright, *plain) = cv2.split(smooth), cv2.split(ground)
+    ratio = (lightness + 16) / (bright + 16)
+    green, blue = (own - ratio * its for own, its in zip(chroma, plain, strict=True))
+    darker = bright - lightness
     limit = SHADING_RISE + depth / max(5.0, min(depth.shape) * SHADING_FALLOFF)
-    darkest = (1 - SHADING_DARKEST) * ground[..., 0]
-    soft: Region = (chroma < SHADING_CHROMA) & (-2 * floor < darker) & (darker < darkest)
+    soft: Region = green * green + blue * blue < SHADING_CHROMA**2
+    soft &= (-2 * floor < darker) & (darker < (1 - SHADING_DARKEST) * bright)
     soft &= _slope(smooth) < limit
     return soft
 
@@ -265,12 +266,6 @@ def _follow_shading(lab: Floats, ground: Floats, outside: Region) -> Floats:
 
 
 # --- shared ---------------------------------------------------------------------------------------
-
-
-def as_alpha(share: Floats) -> Pixels:
-    """A share of 0 to 1 as uint8."""
-    alpha: Pixels = np.rint(share * 255).astype(np.uint8)
-    return alpha
 
 
 def _lab(rgb: Pixels) -> Floats:
