@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +67,48 @@ def test_what_a_network_takes_for_a_hole_is_none_in_another_colour() -> None:
     alpha = grabcut(ring(EYE), seen(disc(120) & ~disc(80)))
     assert (alpha[disc(78)] == 255).all()
     assert agreement(alpha, disc(120)) > 0.98
+
+
+def test_a_hole_is_judged_by_its_colours_not_by_how_dark_it_is() -> None:
+    """The ground is bluish; a reddish middle is as dark, about 25 in Lab from it."""
+    rgb = ring(None)
+    rgb[disc(80)] = rgb[disc(80)][:, ::-1]
+    assert (grabcut(rgb, seen(disc(120) & ~disc(80)))[disc(78)] == 255).all()
+
+
+def test_what_a_network_sees_in_part_is_no_hole() -> None:
+    share = seen(disc(120))
+    share[disc(80)] = 0.09
+    assert (grabcut(ring(None), share)[disc(60)] == 0).all()
+    share[disc(80) & ~disc(40)] = 0.6
+    assert (grabcut(ring(None), share)[disc(30)] == 255).all()
+
+
+def test_what_a_network_is_sure_of_stays_whatever_its_colour() -> None:
+    """The white rim of a red cup, above a ground that is white in places."""
+    rgb = grain()
+    rgb[:60] = EYE
+    rgb[disc(120)] = (170, 30, 30)
+    rim = disc(120) & ~disc(100)
+    rgb[rim] = EYE
+    assert agreement(grabcut(rgb, seen(disc(120))), disc(120)) > 0.98
+
+
+def test_a_led_cut_follows_edges_at_full_size() -> None:
+    size = (2 * SIDE, 2 * SIDE)
+    rgb = cv2.resize(ring(None), size, interpolation=cv2.INTER_CUBIC)
+    shape = disc(120) & ~disc(80)
+    alpha = grabcut(rgb, seen(shape))
+    assert agreement(alpha, cv2.resize(seen(shape), size) > 0.5) > 0.97
+    assert 0.001 < ((alpha > 0) & (alpha < 255)).mean() < 0.03
+
+
+def test_two_colours_in_a_pattern_do_not_keep_it_searching() -> None:
+    y, x = np.mgrid[:256, :256]
+    board = (((x // 8 + y // 8) % 2) * 255).astype(np.uint8)
+    began = time.monotonic()
+    grabcut(np.repeat(board[..., None], 3, axis=2))
+    assert time.monotonic() - began < 5
 
 
 def test_a_spot_in_a_wide_product_is_no_hole() -> None:

@@ -21,10 +21,18 @@ SIDE = 384
 ROUNDS = 3
 INSET = 0.04
 """The part of the shorter side that is certain to be ground."""
+GRAIN = 2
+"""The most that a code value is changed by before GrabCut sees it."""
 MAYBE = 0.1
 """The least share of a network's map that GrabCut starts from as subject."""
+SURE = 0.9
+"""The least share that is subject whatever its colours, as the white rim of a red cup is."""
 FEWEST = 50
 """Pixels; a map that holds fewer says nothing."""
+ALL = 0.5
+"""The mean share of the picture's border beyond which a map says nothing either."""
+HOLE_GAP = 5
+"""Pixels; a gap in its wall of about as many leaves a hole a hole."""
 HOLE_SHARE = 0.3
 """A hole has at most so much of the network's share, on average."""
 HOLE_COLOUR = 12.0
@@ -42,27 +50,38 @@ def grabcut(rgb: Pixels, share: Floats | None = None) -> Pixels:
     """The matte uint8 [H, W] of ``rgb`` uint8 [H, W, 3], drawn along its edges.
 
     ``share`` [h, w] is a network's map of the subject, where there is one: GrabCut starts from it,
-    and judges by the photo's colours what the network sees in part. Without one it separates the
-    middle from the border, and fills holes, since it cannot tell them from pale parts.
+    keeps what the network is sure of, and judges the rest by the photo's colours. Without one it
+    separates the middle from the border, and fills holes, since it cannot tell them from pale parts.
     """
     height, width = rgb.shape[:2]
     scale = min(1.0, SIDE / max(height, width))
     small = resize(rgb, max(1, round(width * scale)), max(1, round(height * scale)))
     if min(small.shape[:2]) < 8:
         return np.zeros((height, width), np.uint8)
-    if share is None:
+    near = None if share is None else _told(share, small.shape[1::-1])
+    if near is None:
         subject = _closed(large_parts(_cut(small, np.ones(small.shape[:2], bool))))
     else:
-        near = cv2.resize(share, small.shape[1::-1], interpolation=cv2.INTER_AREA)
-        seen = near >= MAYBE
-        start = seen if np.count_nonzero(seen) >= FEWEST else np.ones_like(seen)
-        subject = _with_true_holes(large_parts(_cut(small, start)), near, small)
+        subject = large_parts(_cut(small, near >= MAYBE) | (near >= SURE))
+        subject = _with_true_holes(subject, near, small)
     return _softened(rgb, along_edges(subject.astype(np.float32), small, rgb) > 0.5)
+
+
+def _told(share: Floats, size: tuple[int, int]) -> Floats | None:
+    """``share`` at ``size``, width and height; None where it tells next to nothing from the rest."""
+    near: Floats = cv2.resize(share, size, interpolation=cv2.INTER_AREA)
+    edge = near[border(near.shape[0], near.shape[1], 1)]
+    if np.count_nonzero(near >= MAYBE) < FEWEST or edge.mean() > ALL:
+        return None
+    return near
 
 
 def _cut(rgb: Pixels, start: Region) -> Region:
     """GrabCut from ``start`` [H, W], as far as that is inside the border."""
     height, width = rgb.shape[:2]
+    # Without grain, two colours and their countless equal cuts keep the search going for minutes.
+    grain = np.random.default_rng(0).integers(-GRAIN, GRAIN, rgb.shape, endpoint=True)
+    rgb = np.clip(rgb + grain, 0, 255).astype(np.uint8)
     labels = np.where(start, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     depth = max(1, round(min(height, width) * INSET))
     labels[border(height, width, depth)] = cv2.GC_BGD
@@ -105,7 +124,9 @@ def _with_true_holes(subject: Region, share: Floats, rgb: Pixels) -> Region:
     Their walls are thin, the network sees no product in them, and their colours are those of the
     ground nearby.
     """
-    outside = connected_to_border(~subject)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (HOLE_GAP, HOLE_GAP))
+    solid = cv2.morphologyEx(subject.astype(np.uint8), cv2.MORPH_CLOSE, disc) > 0
+    outside = connected_to_border(~solid)
     inside = ~subject & ~outside
     if not inside.any():
         return subject
