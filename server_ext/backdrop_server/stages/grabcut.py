@@ -58,7 +58,7 @@ def grabcut(rgb: Pixels, share: Floats | None = None) -> Pixels:
     small = resize(rgb, max(1, round(width * scale)), max(1, round(height * scale)))
     if min(small.shape[:2]) < 8:
         return np.zeros((height, width), np.uint8)
-    near = None if share is None else _told(share, small.shape[1::-1])
+    near = None if share is None else _told(share, (small.shape[1], small.shape[0]))
     if near is None:
         subject = _closed(large_parts(_cut(small, np.ones(small.shape[:2], bool))))
     else:
