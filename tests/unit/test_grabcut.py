@@ -169,3 +169,16 @@ def test_our_own_network_leads_and_is_named() -> None:
     assert (led.source, alone.source) == ("backdrop", "grabcut")
     assert led.sureness > alone.sureness
     assert led.alpha[MIDDLE] == 0 and alone.alpha[MIDDLE] == 255
+
+
+def test_where_our_network_leads_to_nothing_grabcut_goes_alone() -> None:
+    def run(inputs: object) -> dict[str, npt.NDArray[np.float32]]:
+        share = np.zeros((SIDE, SIDE), np.float32)
+        share[20:30, 20:30] = 0.2  # a part of the ground
+        return {"maps": np.stack([share, share])[None]}
+
+    rgb = grain()
+    rgb[disc(120)] = PRODUCT
+    matte = find_matte(Picture(rgb), None, MattingNetwork("backdrop", run, "evidence", "maps"))
+    assert matte.source == "grabcut"
+    assert agreement(matte.alpha, disc(120)) > 0.98

@@ -91,21 +91,26 @@ def _found(picture: Picture, alpha: Pixels, source: str, trust: float = 1.0) -> 
 
 
 def _cut_out(picture: Picture, network: MattingNetwork | None) -> Matte:
-    """The matte by GrabCut, from our own network's map where there is one."""
-    if network is None:
-        return _found(picture, grabcut(picture.rgb), "grabcut", TRUST)
-    share = network.share(picture.rgb)
-    trust = 1 - (1 - TRUST) * doubt(share)
-    return _found(picture, grabcut(picture.rgb, share), network.kind, trust)
+    """The matte by GrabCut, from our own network's map where that leads to a subject."""
+    if network is not None:
+        share = network.share(picture.rgb)
+        alpha = grabcut(picture.rgb, share)
+        if _is_subject(alpha):
+            trust = 1 - (1 - TRUST) * doubt(share)
+            return _found(picture, alpha, network.kind, trust)
+    return _found(picture, grabcut(picture.rgb), "grabcut", TRUST)
+
+
+def _is_subject(alpha: Pixels) -> bool:
+    return SMALLEST_SUBJECT <= _share(alpha) <= LARGEST_SUBJECT
 
 
 def _checked(matte: Matte) -> Matte:
-    share = _share(matte.alpha)
-    if SMALLEST_SUBJECT <= share <= LARGEST_SUBJECT:
+    if _is_subject(matte.alpha):
         return matte
-    what = "all of it looks like background" if share < 0.5 else "all of it looks like product"
+    found = "background" if _share(matte.alpha) < 0.5 else "product"
     raise InvalidInputError(
         "image",
-        f"no subject could be told from its background: {what}",
+        f"no subject could be told from its background: all of it looks like {found}",
         "a photo with a plain or transparent background around the product, or a mask_image",
     )
