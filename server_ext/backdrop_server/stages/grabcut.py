@@ -79,7 +79,7 @@ def _told(share: Floats, size: tuple[int, int]) -> Floats | None:
 def _cut(rgb: Pixels, start: Region) -> Region:
     """GrabCut from ``start`` [H, W], as far as that is inside the border."""
     height, width = rgb.shape[:2]
-    # Without grain, two colours and their countless equal cuts keep the search going without an end in sight.
+    # Without grain, two colours and their countless equal cuts keep the search going on and on.
     grain = np.random.default_rng(0).integers(-GRAIN, GRAIN, rgb.shape, endpoint=True)
     rgb = np.clip(rgb + grain, 0, 255).astype(np.uint8)
     labels = np.where(start, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
