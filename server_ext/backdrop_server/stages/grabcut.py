@@ -40,6 +40,7 @@ HOLE_COLOUR = 12.0
 HOLE_REACH = 20.0
 """Pixels beyond the wall of a hole that are the ground near it."""
 SAMPLES = 400
+"""Colours of a hole, and of the ground near it, that are compared."""
 GROUND_GAP, GROUND_REACH = 3, 8
 """Pixels from the subject where the ground is unmixed, and as far as it is taken for one colour."""
 LEAST = 1e-3

@@ -19,7 +19,8 @@ Pixels = npt.NDArray[np.uint8]
 SMALLEST_SUBJECT = 5e-4
 LARGEST_SUBJECT = 0.98
 TRUST = 0.6
-"""How far GrabCut's matte can be trusted where its outline is clear: it fills holes, for one."""
+"""How far GrabCut's matte can be trusted where its outline is clear, alone or led by a network that is
+all doubt."""
 SURE_KEY = 0.97
 """A keyed matte that is as sure looks complete: our own network has to be without doubt, too."""
 
