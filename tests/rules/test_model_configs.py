@@ -72,18 +72,16 @@ def test_compiled_models_leave_backend_and_devices_to_the_export() -> None:
 
 
 def test_ensemble_maps_every_tensor_once_and_completely() -> None:
-    config = load("replace_background")
-    available = {tensor.name for tensor in contract.PUBLIC_INPUTS}
-    steps = {step.model_name: step for step in config.ensemble_scheduling.step}
+    steps = load("replace_background").ensemble_scheduling.step
     members = [m for m in contract.MODELS if m.name not in ("replace_background", "control")]
-    assert set(steps) == {model.name for model in members}
+    assert {step.model_name for step in steps} == {model.name for model in members}
     for model in members:
-        step = steps[model.name]
-        assert {t.name for t in model.inputs} == set(step.input_map)
-        assert {t.name for t in model.outputs} == set(step.output_map)
-    produced = [value for step in steps.values() for value in step.output_map.values()]
+        own = [step for step in steps if step.model_name == model.name]
+        assert all({t.name for t in model.inputs} == set(step.input_map) for step in own)
+        given = [name for step in own for name in step.output_map]
+        assert sorted(given) == sorted(t.name for t in model.outputs)
+    produced = [value for step in steps for value in step.output_map.values()]
     assert len(produced) == len(set(produced))
-    available |= set(produced)
-    for step in steps.values():
-        assert set(step.input_map.values()) <= available
+    available = {tensor.name for tensor in contract.PUBLIC_INPUTS} | set(produced)
+    assert all(set(step.input_map.values()) <= available for step in steps)
     assert {t.name for t in contract.PUBLIC_OUTPUTS} <= set(produced)

@@ -66,6 +66,20 @@ def test_layers_come_when_asked_for(ask: Ask) -> None:
     np.testing.assert_array_equal(picture[lit], first[lit][:, :3])
 
 
+def test_what_nobody_asks_for_is_not_made(server: TritonServer, ask: Ask) -> None:
+    with grpcclient.InferenceServerClient(server.grpc_url) as client:
+
+        def runs() -> int:
+            stats = client.get_inference_statistics("postprocess", as_json=True)
+            return int(stats["model_stats"][0]["inference_count"])
+
+        counts = [runs()]
+        for outputs in ((), ("layers",), ("matte", "edge_map"), ("matte", "layers")):
+            ask(*outputs)
+            counts.append(runs())
+    assert np.diff(counts).tolist() == [1, 2, 2, 3]
+
+
 def test_a_shadow_darkens_the_new_ground_and_off_is_the_default(ask: Ask) -> None:
     plain, off, dark = (
         pictures.decode(ask(**options).images[0]).astype(int)

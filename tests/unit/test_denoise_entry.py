@@ -305,13 +305,25 @@ def _fail(event: object) -> None:
 
 def test_rows_are_counted_without_their_padding(make_loop: MakeLoop) -> None:
     loop = make_loop(limits=LIMITS)
-    loop.step(request(1, seeds=(1, 2, 3)), request(2, seeds=(4, 5)))  # 10 rows of one size
-    assert loop.engine.rows == [8, 2]
-    loop.step(request(3, seeds=(1, 2, 3)))
-    assert loop.engine.rows == [8, 2, 8]
-    assert loop.model._metrics.calls.value == 3
-    assert loop.model._metrics.rows.value == 16
-    assert loop.model._metrics.padded_rows.value == 2
+    loop.step(request(1, seeds=(1, 2, 3)))
+    assert loop.engine.rows == [8]
+    loop.step(request(2, seeds=(1,)), request(3, seeds=(2,), guidance_scale=1.0))
+    assert loop.engine.rows == [8, 4]
+    assert loop.model._metrics.calls.value == 2
+    assert loop.model._metrics.rows.value == 9
+    assert loop.model._metrics.padded_rows.value == 3
+
+
+def test_more_rows_than_a_call_takes_step_in_turns(make_loop: MakeLoop) -> None:
+    loop = make_loop()
+    both = request(1, scheduler="Euler", seeds=(1, 2, 3)), request(2, scheduler="Euler")
+    loop.run(*both)
+    assert loop.engine.rows == [6] * 20 + [4] * 20
+    assert loop.calls == 40
+    for given in both:
+        alone = request(3, **json.loads(given.inputs["plan"][0, 0]))
+        make_loop().run(alone)
+        np.testing.assert_allclose(given.output("latents"), alone.output("latents"), atol=1e-6)
 
 
 class LandedStopwatch:
@@ -332,19 +344,18 @@ def test_engine_time_is_counted_when_it_has_landed(make_loop: MakeLoop) -> None:
     queue = FakeQueue()
     loop = make_loop(queue=queue)
     loop.model._lane.stopwatch = lambda: LandedStopwatch(queue)
-    short, wide = request(1, scheduler="Euler"), request(2, seeds=tuple(range(4)))
+    short, wide = request(1, scheduler="Euler", seeds=(1,)), request(2, seeds=(1, 2, 3))
     busy = loop.model._metrics.busy_seconds
-    loop.step(short, wide)  # 4 and 8 rows: two calls, timed as one for those who share it
+    loop.step(short, wide)  # 2 and 6 rows
     assert busy.value == 0
     assert loop.board.status("r2").engine_seconds == 0
     loop.step(short, wide)
-    assert busy.value == 2 * 0.25
-    assert loop.board.status("r1").engine_seconds == pytest.approx(0.25 / 3)
-    assert loop.board.status("r2").engine_seconds == pytest.approx(0.25 * 2 / 3)
+    assert busy.value == 0.25
+    assert loop.board.status("r1").engine_seconds == pytest.approx(0.25 / 4)
+    assert loop.board.status("r2").engine_seconds == pytest.approx(0.25 * 3 / 4)
     loop.run(short, wide)
-    assert busy.value == 20 * 2 * 0.25
     report = json.loads(short.output("denoise_report")[0, 0])
-    assert report["engine_seconds"] == pytest.approx(20 * 0.25 / 3)
+    assert report["engine_seconds"] == pytest.approx(20 * 0.25 / 4)
 
 
 def test_a_cancelled_request_leaves_its_engine_seconds_on_the_board(make_loop: MakeLoop) -> None:

@@ -49,7 +49,7 @@ class Conditioning:
         return Conditioning(**{name: upload(value, device) for name, value in fields.items()})
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class State:
     """One request in the loop. ``latents`` [S, C, h, w] are the sampler's current ones."""
 
@@ -69,6 +69,10 @@ class State:
     """Sum over its evaluations of all rows that were evaluated together."""
     preview_due_at: float = 0.0
     """When a new preview of it is wanted, monotonic s."""
+    due: float = 0.0
+    """When it is due, on the clock of ``Turns``."""
+    constant_rows: Batch = dataclasses.field(default_factory=dict)
+    """What of its rows is the same at every step, once they have been made."""
 
     @property
     def total(self) -> int:
@@ -224,26 +228,33 @@ def _concatenate(batches: Sequence[Batch]) -> Batch:
 
 def _rows(state: State) -> Batch:
     """The state's rows: the unconditional half of all samples, then the conditional half."""
-    samples, rows, given = state.plan.samples, state.rows, state.conditioning
     timestep = state.timesteps[state.evaluations]
     scaled = state.scheduler.scale_model_input(state.latents, timestep)
-    halves = rows // samples
-
-    def column(value: float) -> torch.Tensor:
-        return torch.full((rows,), value, dtype=torch.float32, device=scaled.device)
-
-    return {
+    if not state.constant_rows:
+        state.constant_rows = _constant_rows(state, scaled.device)
+    halves = state.rows // state.plan.samples
+    return state.constant_rows | {
         "sample": torch.cat([scaled] * halves),
-        "inpaint_latents": torch.cat([given.inpaint_latents] * halves),
-        "timestep": column(float(timestep)),
+        "timestep": _column(float(timestep), state.rows, scaled.device),
+    }
+
+
+def _constant_rows(state: State, device: torch.device) -> Batch:
+    samples, rows, given = state.plan.samples, state.rows, state.conditioning
+    return {
+        "inpaint_latents": torch.cat([given.inpaint_latents] * (rows // samples)),
         "prompt_embeds": given.prompt_embeds.repeat_interleave(samples, 0),
         "pooled_prompt_embeds": given.pooled_prompt_embeds.repeat_interleave(samples, 0),
-        "time_ids": given.time_ids.expand(rows, -1),
+        "time_ids": given.time_ids.repeat(rows, 1),
         "image_embeds": given.image_embeds.repeat_interleave(samples, 0),
-        "edges": given.edges.expand(rows, -1, -1),
-        "cn_weight": column(state.plan.cn_weight),
-        "ip_adapter_weight": column(state.plan.ip_adapter_weight),
+        "edges": given.edges.repeat(rows, 1, 1),
+        "cn_weight": _column(state.plan.cn_weight, rows, device),
+        "ip_adapter_weight": _column(state.plan.ip_adapter_weight, rows, device),
     }
+
+
+def _column(value: float, rows: int, device: torch.device) -> torch.Tensor:
+    return torch.full((rows,), value, dtype=torch.float32, device=device)
 
 
 def advance(state: State, noise: torch.Tensor) -> None:

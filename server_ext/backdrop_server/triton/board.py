@@ -89,6 +89,16 @@ class Status:
     preview: npt.NDArray[np.uint8] | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Cancelled:
+    """Tells of a request id whether it was cancelled when this was read."""
+
+    _keys: frozenset[bytes]
+
+    def __contains__(self, request_id: str) -> bool:
+        return bool(self._keys) and _key(request_id) in self._keys
+
+
 def board_path(server_pid: int) -> Path:
     """The board's file for the tritonserver process ``server_pid``."""
     return SHM_FOLDER / f"backdrop-board-{server_pid}"
@@ -188,11 +198,10 @@ class Board:
                 entry["cancelled"] = 1
             return before
 
-    def is_cancelled(self, request_id: str) -> bool:
-        """Whether somebody cancelled this request."""
-        with self._locked():
-            entry = self._find(request_id)
-            return entry is not None and bool(entry["cancelled"])
+    def cancelled(self) -> Cancelled:
+        """The requests that somebody has cancelled; takes no lock."""
+        flagged = (self._entries["cancelled"] != 0) & (self._entries["state"] != Stage.FREE)
+        return Cancelled(frozenset(self._entries["key"][flagged].tolist()))
 
     def status(self, request_id: str) -> Status:
         """What is known of a request; stage FREE for an unknown one."""

@@ -36,7 +36,8 @@ from backdrop_server.stages.denoise import Batch, Encoded, State
 from backdrop_server.stages.report import denoise_report
 from backdrop_server.stages.schedulers import SchedulerFactory
 from backdrop_server.stages.transfers import download, upload
-from backdrop_server.triton.board import Board, Stage, board_path
+from backdrop_server.stages.turns import Turns
+from backdrop_server.triton.board import Board, Cancelled, Stage, board_path
 from backdrop_server.triton.metrics import LoopMetrics
 from backdrop_server.triton.pacing import Lane, Stopwatch, end_process_soon
 from backdrop_server.triton.tensors import error_response, parameter, read, read_scalar, response
@@ -104,11 +105,12 @@ class DenoiseModel:
         torch.set_num_threads(1)  # sampler arithmetic is small; the engine has its own threads
         self._board = Board(board_path(os.getppid()))
         self._jobs: dict[int, Job] = {}
+        self._turns = Turns(self._row_limit)
         self._has_given_up = False
         self._metrics = LoopMetrics()
 
     def execute(self, requests: list[Any]) -> None:
-        """Step every request that is alive until one ends or another comes; reschedule the rest."""
+        """Step those whose turn it is until one ends or another comes; reschedule the rest."""
         begun_at = time.monotonic()
         with self._lane.open():
             going = self._round(requests)
@@ -117,7 +119,7 @@ class DenoiseModel:
         for request in going:
             request.set_release_flags(pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE)
         self._forget_lost(begun_at - FORGET_AFTER)
-        self._metrics.in_flight.set(len(self._jobs))
+        self._metrics.publish(len(self._jobs))
 
     def _has_to_return(self, begun_at: float, here: int) -> bool:
         now = time.monotonic()
@@ -127,13 +129,15 @@ class DenoiseModel:
         return sum(now - job.seen_at < MISSED_FOR for job in self._jobs.values()) > here
 
     def _round(self, requests: list[Any]) -> list[Any]:
-        """Evaluate the UNet once for every request, and answer those that end; the others."""
-        admitted = [(request, self._admit(request)) for request in requests]
+        """Evaluate the UNet for those whose turn it is; answer those that end, give the others."""
+        cancelled = self._board.cancelled()
+        admitted = [(request, self._admit(request, cancelled)) for request in requests]
         jobs = [(request, job) for request, job in admitted if job is not None]
         states = [job.state for _, job in jobs if job.state is not None]
         outcomes = self._step([state for state in states if not state.finished])
         done = self._lane.wait(bool(outcomes))
-        self._metrics.publish(None if isinstance(done, Exception) else done)
+        if not isinstance(done, Exception):
+            self._metrics.note_done(done)
         going = []
         for request, job in jobs:
             try:
@@ -182,13 +186,13 @@ class DenoiseModel:
         preview = None if landing.preview is None else landing.preview.numpy()
         self._board.post_step(job.plan.request_id, landing.evaluations, seconds, preview)
 
-    def _admit(self, request: Any) -> Job | None:
+    def _admit(self, request: Any, cancelled: Cancelled) -> Job | None:
         """The request's job, begun if it is new; None when it got an error and is gone."""
         job = self._jobs.get(request.correlation_id())
         try:
             if job is None:
                 job = self._begin(request)
-            if request.is_cancelled() or self._board.is_cancelled(job.plan.request_id):
+            if request.is_cancelled() or job.plan.request_id in cancelled:
                 raise CancelledError("the request was cancelled")
         except Exception as error:
             self._fail(request, error, None if job is None else job.plan.request_id)
@@ -213,14 +217,15 @@ class DenoiseModel:
         if not plan.keeps_photo:
             device = self._lane.device
             state = denoise.start(plan, encoded, self._facts, self._schedulers, device)
+            self._turns.enter(state)
         now = time.monotonic()
         shape = (plan.samples, self._facts.latent_channels, *encoded.latent_mask.shape)
         return Job(plan, state, started_at=now, seen_at=now, latents=torch.zeros(shape))
 
     def _step(self, states: Sequence[State]) -> dict[int, Landing | Exception]:
-        """One evaluation and one sampler step for each state; outcomes by ``id`` of the state."""
+        """An evaluation and a sampler step for those whose turn it is; outcomes by ``id`` of the state."""
         outcomes: dict[int, Landing | Exception] = {}
-        for group in denoise.group_by_size(states):
+        for group in self._turns.take(states):
             self._step_group(group, outcomes)
         return outcomes
 

@@ -29,6 +29,7 @@ class LoopMetrics:
         self.in_flight = self._add("requests_in_loop", "Requests that have a state now", gauge)
         self._begun: list[tuple[int, int]] = []
         self._timed: collections.deque[tuple[int, Stopwatch]] = collections.deque()
+        self._done = -1
 
     def _add(self, name: str, description: str, kind: Any) -> Any:
         family = pb_utils.MetricFamily(name=f"backdrop_{name}", description=description, kind=kind)
@@ -40,14 +41,15 @@ class LoopMetrics:
         self._begun.append((rows, padded_rows))
 
     def note_time(self, call: int, stopwatch: Stopwatch) -> None:
-        """Note an engine call's time, to be read when the device is through with ``call``.
-
-        ``call``: of ``execute``.
-        """
+        """Note an engine call's time, to be read when the device is through with its step, ``call``."""
         self._timed.append((call, stopwatch))
 
-    def publish(self, done: int | None) -> None:
-        """Count all calls noted, and the time of those up to the call ``done`` of ``execute``."""
+    def note_done(self, call: int) -> None:
+        """Note that the device is through with ``call`` and all before it."""
+        self._done = call
+
+    def publish(self, in_flight: int) -> None:
+        """Count all calls noted and the time of those that are done; ``in_flight``: requests now."""
         if self._begun:
             rows, padded_rows = (sum(column) for column in zip(*self._begun, strict=True))
             self.calls.increment(len(self._begun))
@@ -55,7 +57,8 @@ class LoopMetrics:
             self.padded_rows.increment(padded_rows)
             self._begun.clear()
         seconds = 0.0
-        while done is not None and self._timed and self._timed[0][0] <= done:
+        while self._timed and self._timed[0][0] <= self._done:
             seconds += self._timed.popleft()[1].seconds()
         if seconds:
             self.busy_seconds.increment(seconds)
+        self.in_flight.set(in_flight)

@@ -1,0 +1,133 @@
+"""Who steps when more rows are in flight than one engine call takes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from backdrop_server.stages.denoise import State
+from backdrop_server.stages.turns import Turns
+from tests.unit.test_denoise import make_encoded, start
+
+LIMIT = 8
+
+
+@dataclasses.dataclass
+class Flight:
+    """States by name, and when each came and ended: in rows evaluated so far."""
+
+    take: Callable[[Sequence[State]], list[list[State]]]
+    enter: Callable[[State], None]
+    rows_done: int = 0
+    live: dict[str, State] = dataclasses.field(default_factory=dict)
+    ended: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def add(self, name: str, samples: int, steps: int) -> None:
+        state = start(seeds=tuple(range(samples)), scheduler="Euler", num_inference_steps=steps)
+        self.enter(state)
+        self.live[name] = state
+
+    def step(self) -> list[str]:
+        (group,) = self.take(list(self.live.values()))
+        for state in group:
+            state.evaluations += 1
+        self.rows_done += sum(state.rows for state in group)
+        stepped = [name for name, state in self.live.items() if state in group]
+        for name in stepped:
+            if self.live[name].finished:
+                self.ended[name] = self.rows_done
+                del self.live[name]
+        return stepped
+
+    def finish(self) -> dict[str, int]:
+        while self.live:
+            self.step()
+        return self.ended
+
+
+def by_turns() -> Flight:
+    one = Turns(LIMIT)
+    return Flight(one.take, one.enter)
+
+
+def shared() -> Flight:
+    """All take every step, however many calls that makes."""
+    return Flight(lambda states: [list(states)], lambda state: None)
+
+
+def test_all_that_fit_into_a_call_step_together() -> None:
+    flight = by_turns()
+    for name, samples in (("a", 1), ("b", 2), ("c", 1)):
+        flight.add(name, samples, 5)
+    assert flight.step() == ["a", "b", "c"]
+
+
+def test_equal_requests_end_in_the_order_in_which_they_came() -> None:
+    flight = by_turns()
+    for name in "abcdefghij":
+        flight.add(name, 1, 5)
+    assert flight.step() == ["a", "b", "c", "d"]
+    ended = flight.finish()
+    assert list(ended) == list("abcdefghij")
+    assert [ended[name] for name in "dhj"] == [40, 80, 100]
+
+
+def test_a_place_that_a_large_one_leaves_is_filled() -> None:
+    flight = by_turns()
+    for name, samples, steps in (("a", 3, 5), ("b", 2, 6), ("c", 1, 7)):
+        flight.add(name, samples, steps)
+    assert flight.step() == ["a", "c"]
+
+
+def test_one_that_is_larger_than_a_call_is_taken_alone() -> None:
+    flight = by_turns()
+    flight.add("a", 5, 5)
+    flight.add("b", 1, 20)
+    assert flight.step() == ["a"]
+
+
+def test_each_size_has_a_call_of_its_own() -> None:
+    one = Turns(LIMIT)
+    small = [start(scheduler="Euler") for _ in range(6)]
+    wide = start(make_encoded(128, 64), scheduler="Euler")
+    for state in (*small, wide):
+        one.enter(state)
+    groups = one.take([*small, wide])
+    assert sorted(len(group) for group in groups) == [1, LIMIT // small[0].rows]
+
+
+LOADS = {
+    "a small one after large ones": [(0, 4, 50), (0, 4, 50), (0, 4, 50), (40, 1, 5)],
+    "a large one among many small ones": [(0, 4, 20), *((8 * n, 1, 5) for n in range(40))],
+    "all kinds": [(11 * n, 1 + n % 4, 5 + 7 * (n % 5)) for n in range(30)],
+}
+
+
+@pytest.mark.parametrize("load", LOADS.values(), ids=LOADS)
+def test_nobody_ends_later_than_if_all_shared_every_step(load: list[tuple[int, int, int]]) -> None:
+    ended = {}
+    for way in (by_turns, shared):
+        flight, coming = way(), [*enumerate(load)]
+        while coming or flight.live:
+            while coming and (coming[0][1][0] <= flight.rows_done or not flight.live):
+                number, (_, samples, steps) = coming.pop(0)
+                flight.add(str(number), samples, steps)
+            flight.step()
+        ended[way] = flight.ended
+    rounding = 4 * LIMIT  # rows come in whole steps, and those of a call in whole requests
+    late = [ended[by_turns][name] - ended[shared][name] for name in ended[shared]]
+    assert max(late) <= rounding
+    assert sum(late) < 0
+
+
+def test_what_has_ended_is_forgotten() -> None:
+    one = Turns(LIMIT)
+    for _ in range(50):
+        state = start(scheduler="Euler")
+        one.enter(state)
+        while not state.finished:
+            one.take([state])
+            state.evaluations += 1
+    assert len(one._sharing) <= 1
