@@ -3,8 +3,9 @@
     python -m benchmarks.solo --repository build/demo-openvino-fp32
 
 Real requests over gRPC, one after another, a JPEG photo of the demo's native size; each has its own
-prompt and reference, so that no encoder's answer is known already. Engine time is what the loop
-measured of its calls, and what the export measured of encoders and decoder (``costs.json``).
+prompt and reference, so that no encoder's answer is known already. Engine time is what the report
+says of the loop's calls and of the matting network, and what Triton's own statistics say of the
+decoder and of the encoder that runs longest: the others run beside it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from rich.progress import track
 from rich.table import Table
 
 from backdrop_client.triton import replace
-from backdrop_server.costs import Costs
 from backdrop_server.triton.launcher import LaunchSettings, TritonServer
 from benchmarks.conditions import write_result
 from benchmarks.load.mix import photo
@@ -29,6 +29,7 @@ from benchmarks.load.mix import photo
 WARM_UP = 3
 STEPS = 25
 SIDE = 256
+ENCODERS_AND_DECODER = ("text_encoder", "image_encoder", "vae_encoder", "vae_decoder")
 console = Console()
 
 
@@ -39,13 +40,12 @@ def main(
     requests: Annotated[int, typer.Option(help="Counted requests.", min=1)] = 20,
 ) -> None:
     """Measure, print a table, write the result file."""
-    costs = Costs.from_json((repository / "control" / "1" / "costs.json").read_text())
     settings = LaunchSettings(repository, http_port=0, grpc_port=0, metrics_port=0)
     with (
         TritonServer(settings, on_line=lambda line: None) as server,
         grpcclient.InferenceServerClient(server.grpc_url) as client,
     ):
-        rows = [_ask(client, costs, n) for n in track(range(WARM_UP + requests), "requests")]
+        rows = [_ask(client, n) for n in track(range(WARM_UP + requests), "requests")]
     medians = {name: statistics.median(row[name] for row in rows[WARM_UP:]) for name in rows[0]}
     result = {
         "bundle_and_engine": repository.name,
@@ -63,9 +63,10 @@ def main(
     console.print(f"written: {path}")
 
 
-def _ask(client: Any, costs: Costs, seed: int) -> dict[str, float]:
+def _ask(client: Any, seed: int) -> dict[str, float]:
     """Seconds of one request by what they went to."""
     image, reference = photo(SIDE, SIDE), photo(SIDE + seed, SIDE, "reference.jpg")
+    before = _engines(client)
     begun = time.perf_counter()
     answer = replace(
         client, grpcclient, image=image, ref_image=reference,
@@ -73,23 +74,35 @@ def _ask(client: Any, costs: Costs, seed: int) -> dict[str, float]:
         num_inference_steps=STEPS, seed=seed,
     )  # fmt: skip
     whole = time.perf_counter() - begun
-    stages, loop = answer.report["seconds"], float(answer.report["engine_seconds"])
-    encoders = costs.text_encoder + costs.image_encoder + costs.vae_encoder
-    engines = loop + encoders + costs.vae_decoder
+    took = {name: seconds - before[name] for name, seconds in _engines(client).items()}
+    decoder = took.pop("vae_decoder")
+    encoders = max(took.values())
+    stages, report = answer.report["seconds"], answer.report
+    loop, matting = float(report["engine_seconds"]), float(report["matting_seconds"])
+    engines = matting + encoders + loop + decoder
     return {
         "whole": whole,
         "engine: loop": loop,
         "engine: one step": loop / STEPS,
         "engine: encoders": encoders,
-        "engine: decoder": costs.vae_decoder,
-        "preprocess (codecs, matte, edges, tokens)": stages["preprocess"],
+        "engine: decoder": decoder,
+        "engine: matting network": matting,
+        "preprocess, beside its engine (codecs, matte, edges, tokens)": stages["preprocess"]
+        - matting,
         "encode, beside its engines": stages["encode"] - encoders,
         "denoise, beside its engine (sampler, tensors)": stages["denoise"] - loop,
-        "decode, beside its engine": stages["decode"] - costs.vae_decoder,
+        "decode, beside its engine": stages["decode"] - decoder,
         "postprocess (paste-back, report, codec)": stages["postprocess"],
         "gRPC and Triton's own": whole - stages["total"],
         "overhead": whole - engines,
     }
+
+
+def _engines(client: Any) -> dict[str, float]:
+    """Seconds that each of Triton's own backends has run so far."""
+    told = client.get_inference_statistics(as_json=True)["model_stats"]
+    ran = {one["name"]: int(one["inference_stats"]["compute_infer"].get("ns", 0)) for one in told}
+    return {name: ran[name] / 1e9 for name in ENCODERS_AND_DECODER}
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -37,6 +37,8 @@ class Plan:
     shadow_direction: float = 60.0
     shadow_strength: float = 0.5
     harmonize: bool = False
+    matting_seconds: float = 0.0
+    """What the matting network's engine took."""
 
     def __post_init__(self) -> None:
         if self.width % 64 or self.height % 64 or not self.seeds:

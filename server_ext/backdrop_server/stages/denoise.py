@@ -217,7 +217,7 @@ def predict(batch: Batch, unet: UNet, row_limit: int) -> torch.Tensor:
 
 def split(states: Sequence[State], noise: torch.Tensor) -> list[torch.Tensor]:
     """Inverse of ``gather``: each state's own rows of ``noise``."""
-    return list(torch.split(noise, [state.rows for state in states]))
+    return list(noise.split([state.rows for state in states])) if len(states) > 1 else [noise]
 
 
 def _concatenate(batches: Sequence[Batch]) -> Batch:
@@ -271,7 +271,7 @@ def advance(state: State, noise: torch.Tensor) -> None:
     with host_tables(noise.device):
         step = state.scheduler.step(noise, timestep, state.latents, return_dict=False, **kwargs)
     latents = step[0]
-    finite = torch.isfinite(latents).all()
+    finite = torch.isfinite(latents.sum())  # one number that is none makes the sum none
     if latents.device.type == "cpu":
         check_finite(finite)
     else:
@@ -283,11 +283,12 @@ def advance(state: State, noise: torch.Tensor) -> None:
 def guided(noise: torch.Tensor, plan: Plan) -> torch.Tensor:
     """The guided prediction [samples, C, h, w] of both halves' ``noise`` [2 * samples, C, h, w]."""
     unconditional, conditional = noise.chunk(2)
-    together = unconditional + plan.guidance_scale * (conditional - unconditional)
+    together = torch.lerp(unconditional, conditional, plan.guidance_scale)
     if not plan.guidance_rescale:
         return together
-    wanted, spread = (x.std(dim=(1, 2, 3), keepdim=True) for x in (conditional, together))
-    return torch.lerp(together, together * (wanted / spread), plan.guidance_rescale)
+    wanted, spread = torch.stack([conditional, together]).flatten(2).std(dim=2)
+    factor = 1 + plan.guidance_rescale * (wanted / spread - 1)
+    return together * factor[:, None, None, None]
 
 
 def check_finite(finite: torch.Tensor) -> None:

@@ -37,7 +37,8 @@ def final_report(
 
     ``seconds``: ``preprocess``; ``encode`` with the wait for a place in the loop; ``denoise``;
     ``decode``; ``postprocess``; ``total``. ``engine_calls`` and ``engine_seconds``: the
-    request's share, by rows, of the UNet calls that it was part of; ``mean_rows_together``: rows
+    request's share, by rows, of the UNet calls that it was part of; ``matting_seconds``: of its
+    ``preprocess``, what the matting network's engine took; ``mean_rows_together``: rows
     evaluated together with it and of its size, on average over its evaluations.
 
     ``seconds_billed``: ``engine_seconds``, and for encoders and decoder what ``costs`` says of the
@@ -67,6 +68,7 @@ def final_report(
         "mean_rows_together": round(loop["shared_rows"] / max(1, loop["evaluations"]), 3),
         "engine_calls": round(loop["engine_calls"], 6),
         "engine_seconds": round(loop["engine_seconds"], 6),
+        "matting_seconds": round(plan.matting_seconds, 6),
         "seconds_billed": round(loop["engine_seconds"] + encoding_seconds, 6),
         "seconds": {name: round(value, 6) for name, value in seconds.items()},
     }

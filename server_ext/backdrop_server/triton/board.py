@@ -16,18 +16,22 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from backdrop_server.contract import MAX_IN_FLIGHT, MAX_REQUEST_ID_BYTES
 from backdrop_server.errors import CancelledError, InvalidInputError, UnavailableError
+from backdrop_server.triton.board_table import (
+    CAPACITY,
+    PREVIEW_BYTES,
+    PREVIEW_SLOTS,
+    SIZE,
+    Row,
+    Table,
+)
 
 SHM_FOLDER = Path("/dev/shm")  # noqa: S108 (POSIX shared memory, not a temporary file)
-CAPACITY = 1024
-PREVIEW_BYTES = 3 * 160 * 160
-"""Largest preview kept: a latent picture of 1280 x 1280 px; a larger one is thinned out."""
 FORGET_AFTER = 600.0
 """Seconds without news after which a running entry or a tombstone is swept."""
 LEASE = 120.0
@@ -38,23 +42,7 @@ SWEEP_EVERY = 0.5
 KEEP_ENDED = 60.0
 """Seconds for which an ended request is still known, so that a late cancel leaves no tombstone."""
 
-_ENTRY = np.dtype(
-    [
-        ("key", "S32"),
-        ("state", "u1"),
-        ("cancelled", "u1"),
-        ("step", "<i4"),
-        ("total", "<i4"),
-        ("engine_seconds", "<f8"),
-        ("updated", "<f8"),
-        ("preview_shape", "<u2", (2,)),
-        ("preview_slot", "<i4"),
-    ]
-)
-_PREVIEW_SLOTS = 2 * MAX_IN_FLIGHT
 _NO_SLOT = -1
-Entry = Any
-"""A view of one row of the table: numpy's ``void`` scalar, which writes through."""
 
 
 class Stage(enum.IntEnum):
@@ -99,6 +87,9 @@ class Cancelled:
         return bool(self._keys) and _key(request_id) in self._keys
 
 
+_NOBODY = Cancelled(frozenset())
+
+
 def board_path(server_pid: int) -> Path:
     """The board's file for the tritonserver process ``server_pid``."""
     return SHM_FOLDER / f"backdrop-board-{server_pid}"
@@ -110,11 +101,8 @@ class Board:
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        table = CAPACITY * _ENTRY.itemsize
-        os.ftruncate(self._file, table + _PREVIEW_SLOTS * PREVIEW_BYTES)  # zeroes read as FREE
-        self._entries: npt.NDArray[Any] = np.memmap(path, _ENTRY, "r+", shape=(CAPACITY,))
-        shape = (_PREVIEW_SLOTS, PREVIEW_BYTES)
-        self._previews: npt.NDArray[np.uint8] = np.memmap(path, np.uint8, "r+", table, shape)
+        os.ftruncate(self._file, SIZE)
+        self._table = Table(path)
         self._swept_at = float("-inf")
 
     def enter(self, request_id: str, limit: int) -> None:
@@ -167,7 +155,7 @@ class Board:
             if preview is not None and entry["preview_slot"] != _NO_SLOT:
                 thin = _thin(preview)
                 entry["preview_shape"] = thin.shape[:2]
-                self._previews[entry["preview_slot"], : thin.size] = thin.reshape(-1)
+                self._table.previews[entry["preview_slot"], : thin.size] = thin.reshape(-1)
 
     def move(self, request_id: str, stage: Stage) -> None:
         """Note that a request is FINISHING or has ENDED."""
@@ -200,8 +188,10 @@ class Board:
 
     def cancelled(self) -> Cancelled:
         """The requests that somebody has cancelled; takes no lock."""
-        flagged = (self._entries["cancelled"] != 0) & (self._entries["state"] != Stage.FREE)
-        return Cancelled(frozenset(self._entries["key"][flagged].tolist()))
+        if 1 not in self._table["cancelled"].tobytes():
+            return _NOBODY
+        flagged = (self._table["cancelled"] == 1) & (self._table["state"] != Stage.FREE)
+        return Cancelled(frozenset(self._table["key"][flagged].tolist()))
 
     def status(self, request_id: str) -> Status:
         """What is known of a request; stage FREE for an unknown one."""
@@ -213,12 +203,13 @@ class Board:
 
         Read without the lock, which a process that stands still may hold.
         """
-        running = self._entries[self._entries["state"] == Stage.RUNNING]
-        return {bytes(entry["key"]): int(entry["step"]) for entry in running}
+        running = self._table["state"] == Stage.RUNNING
+        keys, steps = self._table["key"][running], self._table["step"][running]
+        return dict(zip(keys.tolist(), steps.tolist(), strict=True))
 
     def somebody_waits(self) -> bool:
         """Whether a request that `preprocess` has entered is not in the loop yet; takes no lock."""
-        return bool((self._entries["state"] == Stage.WAITING).any())
+        return Stage.WAITING in self._table["state"].tobytes()
 
     def count_live(self) -> int:
         """Requests now between `preprocess` and the end of `postprocess`."""
@@ -238,12 +229,13 @@ class Board:
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
-    def _find(self, request_id: str) -> Entry | None:
+    def _find(self, request_id: str) -> Row | None:
         self._sweep()
         key = _key(request_id)
-        for index in np.flatnonzero(self._entries["state"]):  # FREE is 0
-            if self._entries["key"][index] == key:
-                return self._entries[index]
+        keys = self._table["key"]
+        for index in np.flatnonzero(self._table["state"]):  # FREE is 0
+            if keys[index] == key:
+                return self._table.row(int(index))
         return None
 
     def _sweep(self) -> None:
@@ -252,8 +244,8 @@ class Board:
         if now - self._swept_at < SWEEP_EVERY:
             return
         self._swept_at = now
-        state = self._entries["state"]
-        age = now - self._entries["updated"]
+        state = self._table["state"]
+        age = now - self._table["updated"]
         gone = (state == Stage.ENDED) & (age > KEEP_ENDED)
         gone |= (state == Stage.FINISHING) & (age > LEASE)
         gone |= np.isin(state, (Stage.RUNNING, Stage.TOMBSTONE)) & (age > FORGET_AFTER)
@@ -261,15 +253,15 @@ class Board:
         if (state == Stage.RUNNING).sum() < MAX_IN_FLIGHT:
             gone |= waiting & (age > LEASE)
         else:  # queued behind a full loop, for as long as that takes
-            self._entries["updated"][waiting] = now
+            self._table["updated"][waiting] = now
         state[gone] = Stage.FREE
 
     def _count_live(self) -> int:
-        return int(np.isin(self._entries["state"], _LIVE).sum())
+        return int(np.isin(self._table["state"], _LIVE).sum())
 
-    def _write(self, entry: Entry | None, request_id: str, stage: Stage) -> Entry:
+    def _write(self, entry: Row | None, request_id: str, stage: Stage) -> Row:
         if entry is None:
-            entry = self._entries[self._free_slot()]
+            entry = self._table.row(self._free_slot())
         entry["key"] = _key(request_id)
         entry["state"] = stage
         entry["cancelled"] = entry["step"] = entry["total"] = 0
@@ -280,17 +272,17 @@ class Board:
         return entry
 
     def _free_preview_slot(self) -> int:
-        running = self._entries[self._entries["state"] == Stage.RUNNING]
-        free = set(range(_PREVIEW_SLOTS)) - set(running["preview_slot"].tolist())
+        running = self._table["state"] == Stage.RUNNING
+        free = set(range(PREVIEW_SLOTS)) - set(self._table["preview_slot"][running].tolist())
         return min(free, default=_NO_SLOT)
 
-    def _status(self, entry: Entry | None) -> Status:
+    def _status(self, entry: Row | None) -> Status:
         if entry is None:
             return Status(Stage.FREE, 0, 0, 0.0, cancelled=False)
         height, width = (int(side) for side in entry["preview_shape"])
         preview = None
         if height and width and entry["preview_slot"] != _NO_SLOT:
-            pixels = self._previews[entry["preview_slot"], : height * width * 3]
+            pixels = self._table.previews[entry["preview_slot"], : height * width * 3]
             preview = np.array(pixels).reshape(height, width, 3)
         return Status(
             Stage(int(entry["state"])),
@@ -303,10 +295,10 @@ class Board:
 
     def _free_slot(self) -> int:
         """A free slot, else that of the oldest entry that is not live."""
-        free = np.flatnonzero(self._entries["state"] == Stage.FREE)
+        free = np.flatnonzero(self._table["state"] == Stage.FREE)
         if free.size:
             return int(free[0])
-        age = np.where(np.isin(self._entries["state"], _LIVE), np.inf, self._entries["updated"])
+        age = np.where(np.isin(self._table["state"], _LIVE), np.inf, self._table["updated"])
         oldest = int(np.argmin(age))
         if not np.isfinite(age[oldest]):
             raise UnavailableError(f"the server holds {CAPACITY} requests already; retry later")

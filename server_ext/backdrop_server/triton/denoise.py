@@ -223,7 +223,7 @@ class DenoiseModel:
         return Job(plan, state, started_at=now, seen_at=now, latents=torch.zeros(shape))
 
     def _step(self, states: Sequence[State]) -> dict[int, Landing | Exception]:
-        """An evaluation and a sampler step for those whose turn it is; outcomes by ``id`` of the state."""
+        """A step of UNet and sampler for those whose turn it is; outcomes by ``id`` of the state."""
         outcomes: dict[int, Landing | Exception] = {}
         for group in self._turns.take(states):
             self._step_group(group, outcomes)

@@ -6,6 +6,7 @@ Called by itself with `alpha` as the only output, it answers with the photo's ma
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -24,7 +25,7 @@ from backdrop_server.stages.matting import MattingNetwork
 from backdrop_server.stages.pictures import Picture
 from backdrop_server.stages.subject import Matte
 from backdrop_server.triton.board import Board, Stage, board_path
-from backdrop_server.triton.matting import load_matting
+from backdrop_server.triton.matting import EngineTime, load_matting
 from backdrop_server.triton.tensors import (
     answer_each,
     parameter,
@@ -48,7 +49,8 @@ class PreprocessModel:
         self._limit = int(parameter(config, "max_held_requests"))
         self._facts = BundleFacts.from_json((folder / "bundle.json").read_text())
         self._tokenizers = [load_tokenizer(folder / name) for name in ("tokenizer", "tokenizer_2")]
-        self._network = load_matting(folder)
+        self._engine_time = EngineTime()
+        self._network = load_matting(folder, self._engine_time)
         if self._network is not None:
             self._network.warm_up()
         self._board = Board(board_path(os.getppid()))
@@ -74,7 +76,9 @@ class PreprocessModel:
         options = _read_options(request)
         picture = pictures.decode(_read_required(request, "image"), "image")
         ref_picture = pictures.decode(_read_required(request, "ref_image"), "ref_image")
+        engines_before = self._engine_time.seconds
         matte = _find_matte(request, picture, self._network)
+        matting_seconds = self._engine_time.seconds - engines_before
         size = working_size(*picture.size, self._facts.native_pixels)
         working_image = pictures.resize(picture.rgb, *size)
         working_mask = subject.working_mask(matte.alpha, *size)
@@ -82,27 +86,24 @@ class PreprocessModel:
             tokenize(tokenizer, [options.negative_prompt or "", options.prompt])
             for tokenizer in self._tokenizers
         )
-        plan = _make_plan(
-            options, request_id, size, matte, self._facts.guidance_rescale, received_at
+        arrays = {
+            contract.INPUT_IDS: input_ids,
+            contract.INPUT_IDS_2: input_ids_2,
+            contract.REF_PIXELS: pictures.clip_pixels(ref_picture.rgb, self._facts.clip_image_size),
+            contract.WORKING_IMAGE: working_image,
+            contract.MASK: working_mask,
+            contract.EDGES: canny.edge_map(working_image, working_mask),
+            contract.PHOTO: picture.rgb,
+            contract.ALPHA: matte.alpha,
+            contract.LATENT_MASK: subject.latent_mask(working_mask, self._facts.vae_scale_factor),
+        }
+        plan = dataclasses.replace(
+            _make_plan(options, request_id, size, matte, received_at),
+            guidance_rescale=self._facts.guidance_rescale,
+            matting_seconds=matting_seconds,
+            prepared_at=time.monotonic(),
         )
-        return response(
-            {
-                contract.PLAN: plan.to_json(),
-                contract.INPUT_IDS: input_ids,
-                contract.INPUT_IDS_2: input_ids_2,
-                contract.REF_PIXELS: pictures.clip_pixels(
-                    ref_picture.rgb, self._facts.clip_image_size
-                ),
-                contract.WORKING_IMAGE: working_image,
-                contract.MASK: working_mask,
-                contract.EDGES: canny.edge_map(working_image, working_mask),
-                contract.PHOTO: picture.rgb,
-                contract.ALPHA: matte.alpha,
-                contract.LATENT_MASK: subject.latent_mask(
-                    working_mask, self._facts.vae_scale_factor
-                ),
-            }
-        )
+        return response({contract.PLAN: plan.to_json()} | arrays)
 
 
 def _read_required(request: Any, name: str) -> bytes:
@@ -136,7 +137,6 @@ def _make_plan(
     request_id: str,
     size: tuple[int, int],
     matte: Matte,
-    guidance_rescale: float,
     received_at: float,
 ) -> Plan:
     # A seed is no secret: it tells samples apart.
@@ -157,11 +157,10 @@ def _make_plan(
         output_format=options.output_format,
         matte_source=matte.source,
         matte_sureness=matte.sureness,
-        guidance_rescale=guidance_rescale,
         shadow=options.shadow,
         shadow_direction=options.shadow_direction,
         shadow_strength=options.shadow_strength,
         harmonize=options.harmonize,
         received_at=received_at,
-        prepared_at=time.monotonic(),
+        prepared_at=received_at,
     )
