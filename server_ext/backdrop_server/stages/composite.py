@@ -58,7 +58,8 @@ def paste_back(
     """
     height, width = alpha.shape
     behind = resize(background, width, height)
-    result = np.where((alpha == 255)[..., None], photo, behind)
+    whole = (alpha == 255).view(np.uint8)
+    result: npt.NDArray[np.uint8] = cv2.copyTo(photo, whole, behind.copy())
     band = (alpha > 0) & (alpha < 255)
     result[band] = _mix(photo[band], behind[band], alpha[band])
     return result

@@ -217,7 +217,7 @@ def predict(batch: Batch, unet: UNet, row_limit: int) -> torch.Tensor:
 
 def split(states: Sequence[State], noise: torch.Tensor) -> list[torch.Tensor]:
     """Inverse of ``gather``: each state's own rows of ``noise``."""
-    return list(noise.split([state.rows for state in states])) if len(states) > 1 else [noise]
+    return list(torch.split(noise, [state.rows for state in states]))
 
 
 def _concatenate(batches: Sequence[Batch]) -> Batch:
@@ -288,7 +288,8 @@ def guided(noise: torch.Tensor, plan: Plan) -> torch.Tensor:
         return together
     wanted, spread = torch.stack([conditional, together]).flatten(2).std(dim=2)
     factor = 1 + plan.guidance_rescale * (wanted / spread - 1)
-    return together * factor[:, None, None, None]
+    rescaled: torch.Tensor = together * factor[:, None, None, None]
+    return rescaled
 
 
 def check_finite(finite: torch.Tensor) -> None:

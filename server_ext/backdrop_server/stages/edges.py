@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backdrop_server.stages.composite import light_of
+from backdrop_server.stages.means import in_colour, mean_near
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -29,6 +30,7 @@ CLEAR = 0.03
 SURE_CONTRAST = 10.0
 """Lab difference across the outline that leaves no doubt where it runs."""
 SURE_SIDE = 512
+SURE_REACH = 4
 
 
 def ground_in_holes(level: Region, outside: Region) -> Region:
@@ -112,7 +114,7 @@ def _share(contrast: Floats, inner: Pixels, band: Region) -> Floats:
     window = (2 * EDGE_REACH + 1, 2 * EDGE_REACH + 1)
     near = cv2.blur(weight, window)[band]
     whole = (
-        cv2.blur(cv2.multiply(contrast, cv2.merge([weight] * 3)), window)[band]
+        cv2.blur(cv2.multiply(contrast, in_colour(weight)), window)[band]
         / np.maximum(near, 1e-4)[:, None]
     )
     length = np.sqrt(cv2.transform(cv2.multiply(contrast, contrast), np.ones((1, 3), np.float32)))
@@ -126,26 +128,22 @@ def _share(contrast: Floats, inner: Pixels, band: Region) -> Floats:
 def sureness(rgb: Pixels, alpha: Pixels) -> float:
     """The share, 0 to 1, of the outline that the photo's own colours confirm.
 
-    There the colours within four pixels inside and outside differ by SURE_CONTRAST and more.
+    There the colours within SURE_REACH pixels inside and outside differ by SURE_CONTRAST and more.
     """
     scale = min(1.0, SURE_SIDE / max(alpha.shape))
     size = max(1, round(alpha.shape[1] * scale)), max(1, round(alpha.shape[0] * scale))
-    small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-    lab = cv2.cvtColor(small, cv2.COLOR_RGB2LAB)
+    small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
     solid = (cv2.resize(alpha, size, interpolation=cv2.INTER_AREA) >= 128).astype(np.uint8)
     square = np.ones((3, 3), np.uint8)
     inner, wide = cv2.erode(solid, square, borderValue=1), cv2.dilate(solid, square)
     outline = solid != inner
     if not outline.any():
         return 0.0
-    difference = _mean_near(lab, inner > 0) - _mean_near(lab, wide == 0)
-    contrast = np.sqrt((difference**2).sum(axis=2))[outline]
+    part = around(outline, 2 * SURE_REACH)
+    lab = cv2.cvtColor(small[part].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    inside, outside = (
+        mean_near(lab, region[part].astype(np.float32), 2 * SURE_REACH + 1)[outline[part]]
+        for region in (inner, 1 - wide)
+    )
+    contrast = np.sqrt(((inside - outside) ** 2).sum(axis=1))
     return round(float(np.clip(contrast / SURE_CONTRAST, 0, 1).mean()), 3)
-
-
-def _mean_near(lab: Floats, region: Region) -> Floats:
-    """The mean colour of ``region`` within four pixels."""
-    weight, window = region.astype(np.float32), (9, 9)
-    near = np.maximum(cv2.blur(weight, window), 1e-4)[..., None]
-    mean: Floats = cv2.blur(lab * weight[..., None], window) / near
-    return mean

@@ -8,8 +8,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from backdrop_server.stages.pictures import resize
-
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Region = npt.NDArray[np.bool_]
@@ -64,7 +62,7 @@ def expansion(alpha: Pixels, picture: Pixels) -> float:
     """
     scale = min(1.0, SIDE / max(alpha.shape))
     size = max(1, round(alpha.shape[1] * scale)), max(1, round(alpha.shape[0] * scale))
-    small, subject = resize(picture, *size), resize(alpha, *size)
+    small, subject = (cv2.resize(i, size, interpolation=cv2.INTER_AREA) for i in (picture, alpha))
     inside, outside = subject >= 250, subject <= 5
     if not inside.any() or not outside.any():
         return 0.0
@@ -72,9 +70,11 @@ def expansion(alpha: Pixels, picture: Pixels) -> float:
     near = _surroundings(inside, reach)  # nothing counts beyond it
     inside, outside = inside[near], outside[near]
     away, nearest = _nearest_inside(inside)
-    lab = _lab(small[near])
-    alike = np.sqrt(((lab - lab[inside][nearest]) ** 2).sum(axis=2)) < EXPANSION_LIKE
-    grown = _joined(alike & outside & (away < reach), ~outside) & outside
+    lab, asked = _lab(small[near]), outside & (away < reach)
+    unlike = lab[asked] - lab[inside][nearest[asked]]
+    alike = np.zeros_like(asked)
+    alike[asked] = np.sqrt((unlike**2).sum(axis=1)) < EXPANSION_LIKE
+    grown = _joined(alike, ~outside) & outside
     return float(np.count_nonzero(grown) / np.count_nonzero(inside))
 
 

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from backdrop_server.stages.composite import light_of, srgb_of
 from backdrop_server.stages.edges import around
+from backdrop_server.stages.means import in_colour, mean_near
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -50,13 +51,15 @@ def _estimate(photo: Pixels, alpha: Pixels, band: npt.NDArray[np.bool_], far: in
     """The foreground colours of the band's pixels, uint8 [N, 3]."""
     light, share = light_of(photo), alpha.astype(np.float32) / 255
     mixed, part = light[band], share[band][:, None]
-    pure, pure_back = share**PURITY, (1 - share) ** PURITY
-    far_front, far_back = (_far_mean(light, way**FAR_POWER, far)[band] for way in (pure, pure_back))
+    pure, pure_back = cv2.pow(share, PURITY), cv2.pow(1 - share, PURITY)
+    far_front, far_back = (
+        _far_mean(light, cv2.pow(way, FAR_POWER), far)[band] for way in (pure, pure_back)
+    )
     front, back = _corrected(far_front, far_back, mixed, part)
     light[band] = front
-    near_front = _near_mean(light, pure)[band]
+    near_front = mean_near(light, pure, 2 * NEAR + 1)[band]
     light[band] = back
-    near_back = _near_mean(light, pure_back)[band]
+    near_back = mean_near(light, pure_back, 2 * NEAR + 1)[band]
     front, _ = _corrected(near_front, near_back, mixed, part)
     return srgb_of(np.clip(front, 0, 1))
 
@@ -71,7 +74,7 @@ def _corrected(front: Floats, back: Floats, mixed: Floats, part: Floats) -> tupl
 def _far_mean(light: Floats, weight: Floats, radius: int) -> Floats:
     height, width = weight.shape
     size = max(1, width // SHRINK), max(1, height // SHRINK)
-    small = cv2.resize(light * weight[..., None], size, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(cv2.multiply(light, in_colour(weight)), size, interpolation=cv2.INTER_AREA)
     small_weight = cv2.resize(weight, size, interpolation=cv2.INTER_AREA)
     mean = _filled(small, small_weight, radius)
     whole: Floats = cv2.resize(mean, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -94,16 +97,4 @@ def _filled(sums: Floats, weight: Floats, radius: int) -> Floats:
     window = (2 * radius + 1, 2 * radius + 1)
     near = cv2.blur(weight, window)[..., None]
     mean: Floats = (cv2.blur(sums, window) + TRACE * beyond) / (near + TRACE)
-    return mean
-
-
-def _near_mean(light: Floats, weight: Floats) -> Floats:
-    return _weighted(light * weight[..., None], weight, NEAR)
-
-
-def _weighted(sums: Floats, weight: Floats, radius: int) -> Floats:
-    """The mean of what was already multiplied by ``weight``, around each pixel."""
-    window = (2 * radius + 1, 2 * radius + 1)
-    total = cv2.blur(weight, window)[..., None]
-    mean: Floats = cv2.blur(sums, window) / np.maximum(total, 1e-4)
     return mean

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backdrop_server.stages.edges import ground_in_holes, soft_edge
+from backdrop_server.stages.means import mean_near
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -36,7 +37,8 @@ SHADING_REACH = 4
 """Pixels by which a shadow ends short of the product, as the picture is smoothed."""
 SHADING_CRACKS = 0.1
 """Pixels of edge in the ground, as a share of the short side, that show a shadow got in."""
-SHADING_SIDE = 1024
+SHADING_SIDE = 512
+"""Shadows are sought in a copy of at most this long side: all that is soft is in it, and less noise."""
 SMALLEST_PART = 0.02
 """Parts under this share of the largest part are specks, not products."""
 
@@ -159,10 +161,7 @@ def large_parts(region: Region) -> Region:
 
 
 def _shaded_ground(lab: Floats, ground: Floats, outside: Region, floor: float) -> Region:
-    """The ground [H, W], grown from ``outside`` over soft shadows and gradients.
-
-    It is sought in a small copy, which has all that is soft in it, and less noise.
-    """
+    """The ground [H, W], grown from ``outside`` over soft shadows and gradients."""
     height, width = outside.shape
     scale = min(1.0, SHADING_SIDE / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -259,9 +258,7 @@ def _follow_shading(lab: Floats, ground: Floats, outside: Region) -> Floats:
     """The ground's colour with the shadows on it, carried on a little way under the product."""
     clear = cv2.erode(outside.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(np.float32)
     side = 2 * max(SHADING_REACH, round(min(lab.shape[:2]) * SHADING_GAP / 2)) + 1
-    weight = cv2.blur(clear, (side, side))
-    shade = cv2.blur((lab - ground) * clear[..., None], (side, side))
-    shaded: Floats = ground + shade / np.maximum(weight, 1e-3)[..., None]
+    shaded: Floats = cv2.add(ground, mean_near(cv2.subtract(lab, ground), clear, side, 1e-3))
     return shaded
 
 
