@@ -15,6 +15,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import cv2
+
 from backdrop_server import contract
 from backdrop_server.contract import ReplaceOptions, sample_seed
 from backdrop_server.errors import InvalidInputError
@@ -49,8 +51,11 @@ class PreprocessModel:
         self._limit = int(parameter(config, "max_held_requests"))
         self._facts = BundleFacts.from_json((folder / "bundle.json").read_text())
         self._tokenizers = [load_tokenizer(folder / name) for name in ("tokenizer", "tokenizer_2")]
+        # Each instance is a process, and those that are at work have the cores between them.
+        threads = max(1, len(os.sched_getaffinity(0)) // contract.PREPROCESS_INSTANCES)
+        cv2.setNumThreads(threads)
         self._engine_time = EngineTime()
-        self._network = load_matting(folder, self._engine_time)
+        self._network = load_matting(folder, self._engine_time, threads)
         if self._network is not None:
             self._network.warm_up()
         self._board = Board(board_path(os.getppid()))
