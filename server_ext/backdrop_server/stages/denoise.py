@@ -217,6 +217,8 @@ def predict(batch: Batch, unet: UNet, row_limit: int) -> torch.Tensor:
 
 def split(states: Sequence[State], noise: torch.Tensor) -> list[torch.Tensor]:
     """Inverse of ``gather``: each state's own rows of ``noise``."""
+    if len(states) == 1:
+        return [noise]
     return list(torch.split(noise, [state.rows for state in states]))
 
 

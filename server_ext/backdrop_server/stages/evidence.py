@@ -31,7 +31,10 @@ def evidence(rgb: Pixels, keyed: Pixels | None) -> Floats:
     """
     height, width = rgb.shape[:2]
     told = np.zeros((CHANNELS, height, width), np.float32)
-    told[:3] = rgb.transpose(2, 0, 1) / np.float32(127.5) - 1
+    for channel, colour in enumerate(cv2.split(rgb)):
+        told[channel] = colour
+    told[:3] /= np.float32(127.5)
+    told[:3] -= 1
     if keyed is not None:
         told[3] = keyed / np.float32(255)
         told[4] = 1
@@ -46,13 +49,14 @@ def evidence(rgb: Pixels, keyed: Pixels | None) -> Floats:
 def _rarity(rgb: Pixels) -> Floats:
     """0 for the colours that the border has most of, to 1 for those that it has none of, [H, W]."""
     height, width = rgb.shape[:2]
-    bins = (rgb // (256 // LEVELS)).astype(np.int32)
-    names = (bins[..., 0] * LEVELS + bins[..., 1]) * LEVELS + bins[..., 2]
+    red, green, blue = ((colour // (256 // LEVELS)).astype(np.intp) for colour in cv2.split(rgb))
+    names = (red * LEVELS + green) * LEVELS + blue
     depth = max(1, round(min(height, width) * BORDER_DEPTH))
     counts = np.bincount(names[border(height, width, depth)], minlength=LEVELS**3)
     share = _smoothed(counts.astype(np.float32).reshape((LEVELS,) * 3) / counts.sum())
     rarity: Floats = np.log(np.maximum(share, RAREST)) / np.float32(np.log(RAREST))
-    return cv2.blur(rarity.ravel()[names].astype(np.float32), (3, 3))  # type: ignore[no-any-return]
+    found: Floats = cv2.blur(rarity.ravel().take(names), (3, 3))
+    return found
 
 
 def _smoothed(histogram: Floats) -> Floats:

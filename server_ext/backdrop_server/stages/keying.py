@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -92,10 +94,8 @@ def _border_ground(rgb: Pixels) -> tuple[Floats, float] | None:
 
     A quadratic surface through the border follows the falloff of studio light.
     """
-    height, width = rgb.shape[:2]
-    y, x = np.nonzero(border(height, width, max(2, round(min(height, width) * 0.01))))
+    y, x, points = _border_points(*rgb.shape[:2])
     colours = _lab(rgb[y, x][None])[0]
-    points = np.stack(_terms(_axis(width)[x], _axis(height)[y]), axis=-1)
     fits = _near(colours, np.median(colours, axis=0), 2 * BORDER_FIT)
     if fits.mean() < UNIFORM_BORDER_SHARE:
         return None
@@ -105,6 +105,16 @@ def _border_ground(rgb: Pixels) -> tuple[Floats, float] | None:
         return None
     residual = np.linalg.norm(colours[fits] - points[fits] @ weights, axis=1)
     return weights, float(np.sqrt(np.mean(residual**2)))
+
+
+@functools.lru_cache(maxsize=2)  # the network's side, and that of most of a shop's photos
+def _border_points(
+    height: int, width: int
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Floats]:
+    """Rows and columns [N] of the border's pixels, and the surface's terms there, [N, 6]."""
+    y, x = np.nonzero(border(height, width, max(2, round(min(height, width) * 0.01))))
+    points: Floats = np.stack(_terms(_axis(width)[x], _axis(height)[y]), axis=-1)
+    return y, x, points
 
 
 def border(height: int, width: int, depth: int) -> Region:
@@ -125,11 +135,11 @@ def _terms(x: Floats, y: Floats) -> list[Floats]:
 def _surface(weights: Floats, height: int, width: int) -> Floats:
     """The quadratic surface of ``weights`` [6, 3] as Lab colours [H, W, 3]."""
     one, x, y, xx, xy, yy = weights.astype(np.float32)
-    across, down = _axis(width)[None, :, None], _axis(height)[:, None, None]
-    surface: Floats = down * (across * xy)
-    surface += one + across * x + across * across * xx
-    surface += down * (y + down * yy)
-    return surface
+    across, down = _axis(width)[:, None], _axis(height)
+    level, slope = one + across * (x + across * xx), y + across * xy
+    rows = np.stack([level.ravel(), slope.ravel(), np.tile(yy, width)])
+    surface: Floats = np.stack([np.ones_like(down), down, down * down], axis=1) @ rows
+    return surface.reshape(height, width, 3)
 
 
 def _near(colours: Floats, target: Floats, limit: float) -> Region:
@@ -183,8 +193,13 @@ def _grown(outside: Region, soft: Region, depth: Floats, floor: float) -> Region
     lead it astray.
     """
     radius = max(2.0, min(outside.shape) * SHADING_GAP)
+    size = -1
     for deepest in SHADING_DEPTHS:
-        free = ~_without_specks(~(outside | (soft & (depth < deepest))), 4 * radius)
+        shaded = soft & (depth < deepest)
+        size, before = np.count_nonzero(shaded), size
+        if size == before:
+            continue
+        free = ~_without_specks(~(outside | shaded), 4 * radius)
         centres = cv2.distanceTransform(free.astype(np.uint8), cv2.DIST_L2, 5) > radius
         grown = _widened(_touched_at_border(centres, outside), radius) & free
         if not _has_entered(outside | grown, depth, floor):

@@ -42,7 +42,7 @@ from backdrop_server.triton.metrics import LoopMetrics
 from backdrop_server.triton.pacing import Lane, Stopwatch, end_process_soon
 from backdrop_server.triton.tensors import error_response, parameter, read, read_scalar, response
 
-STAY = 0.25
+STAY = 1.0
 """Seconds after which the requests go back to Triton, whoever waits there unseen."""
 MISSED_FOR = 5.0
 """Seconds after which a request that was handed back is not waited for any more: Triton dropped it."""
@@ -300,6 +300,7 @@ class DenoiseModel:
 
     def _release(self, request: Any, answer: Any) -> None:
         self._jobs.pop(request.correlation_id(), None)
+        self._metrics.publish(len(self._jobs))  # who has the answer finds it counted
         request.set_release_flags(pb_utils.TRITONSERVER_REQUEST_RELEASE_ALL)
         flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
         request.get_response_sender().send(answer, flags=flags)
