@@ -38,18 +38,22 @@ check: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/pytest tests/rules
 
+# Under load, what the processor does fastest; by itself, the exact engine too.
+bench: ENGINE = openvino-bf16
 bench: repository
+	$(MAKE) repository ENGINE=openvino-fp32
 	$(BIN)/python -m benchmarks.load --repository $(REPOSITORY) --bundle build/bundles/$(BUNDLE)
 	$(BIN)/python -m benchmarks.load.overload --repository $(REPOSITORY)
 	$(BIN)/python -m benchmarks.load.growth --repository $(REPOSITORY) --bundle build/bundles/$(BUNDLE)
 	$(BIN)/python -m benchmarks.solo --repository $(REPOSITORY)
+	$(BIN)/python -m benchmarks.solo --repository build/$(BUNDLE)-openvino-fp32
 	$(BIN)/python -m benchmarks.paper
 	$(BIN)/python -m benchmarks.readme
 
 bench-parts: repository
 	$(MAKE) repository BUNDLE=tiny
 	$(MAKE) repository ENGINE=openvino-bf16
-	$(BIN)/python -m benchmarks.load --repository build/$(BUNDLE)-openvino-bf16 --pictures build
+	$(BIN)/python -m benchmarks.load --repository $(REPOSITORY) --pictures build
 	$(BIN)/python -m benchmarks.engines --bundle build/bundles/demo
 	$(BIN)/python -m benchmarks.gateway --repository build/tiny-$(ENGINE)
 	$(BIN)/python -m benchmarks.precision --bundle build/bundles/demo \

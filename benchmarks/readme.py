@@ -16,8 +16,10 @@ from benchmarks.quality.page import tables
 README = RESULTS.parents[1] / "README.md"
 QUALITY = RESULTS.parents[1] / "docs" / "quality.md"
 PERFORMANCE = RESULTS.parents[1] / "docs" / "performance.md"
-SERVED = "demo-openvino-fp32"
-"""The bundle and the engine whose figures are shown."""
+SERVED = "demo-openvino-bf16"
+"""The bundle and the engine whose figures under load are shown."""
+EXACT = "demo-openvino-fp32"
+"""The same in the precision that everything else is compared with."""
 BEGIN = "<!-- numbers: written from benchmarks/results by `python -m benchmarks.readme` -->\n"
 END = "<!-- end of numbers -->\n"
 
@@ -28,11 +30,11 @@ def numbers() -> str:
     parts = [
         [_conditions(load)],
         load_tables.load(load),
-        [load_tables.other_engine(_read("load-demo-openvino-bf16"))],
+        [load_tables.other_engine(_read(f"load-{EXACT}"))],
         [load_tables.overload(_read(f"overload-{SERVED}"))],
         _engines(_read("engines-demo")),
         [_gateway(_read("gateway"))],
-        _weights(_read("quality-demo-openvino-fp32")),
+        _weights(_read(f"quality-{EXACT}")),
         _support(_read("precision-demo")),
         _full_size(_read("full-size-export")),
         _quality(_read("quality-mattes")),
@@ -52,9 +54,9 @@ def with_quality(page: str) -> str:
 
 def with_performance(page: str) -> str:
     """The text of docs/performance.md with its tables made anew."""
-    solo, growth = _read(f"solo-{SERVED}"), _read(f"growth-{SERVED}")
+    solos, growth = [_read(f"solo-{name}") for name in (EXACT, SERVED)], _read(f"growth-{SERVED}")
     paper = load_tables.paper(_read("paper-sdxl"))
-    parts = [[_conditions(solo)], load_tables.solo(solo), paper, load_tables.growth(growth)]
+    parts = [[_conditions(growth)], load_tables.solo(solos), paper, load_tables.growth(growth)]
     return _between(page, "\n\n".join("\n".join(part) for part in parts) + "\n")
 
 
@@ -74,7 +76,7 @@ def _conditions(result: dict[str, Any]) -> str:
     packages = made["packages"]
     return (
         f"Measured {made['date']} on {made['cores']} cores of {made['cpu']}, "
-        f"{made['gpu'] or 'no GPU'}, demo bundle at 256x256, FP32 by OpenVINO, "
+        f"{made['gpu'] or 'no GPU'}, demo bundle at 256x256, {result['bundle_and_engine'][5:]}, "
         f"OpenVINO {packages['openvino'].split('-')[0]} and ONNX Runtime "
         f"{packages['onnxruntime']}. On shared cores only the ratios count. GPU: not measured."
     )

@@ -1,6 +1,6 @@
 """The load bench: capacity, Poisson arrivals and a burst, against one at a time and plain diffusers.
 
-    python -m benchmarks.load --repository build/demo-openvino-fp32 --bundle build/bundles/demo
+    python -m benchmarks.load --repository build/demo-openvino-bf16 --bundle build/bundles/demo
 
 Real servers, one after another on the same machine, the same seeded requests. Latency counts from a
 request's arrival. Writes results/load-<repository>.json and docs/pictures/load.png.
@@ -89,7 +89,7 @@ class Bench:
 
 def main(
     repository: Annotated[Path, typer.Option(help="A built repository.")] = Path(
-        "build/demo-openvino-fp32"
+        "build/demo-openvino-bf16"
     ),
     bundle: Annotated[Path, typer.Option(help="Its bundle, for diffusers.")] = Path(
         "build/bundles/demo"
@@ -143,10 +143,12 @@ def measure(bench: Bench, server: TritonServer, bundle: Path) -> dict[str, Any]:
     for name, opened in others.items():
         with opened() as send:
             rows.append(bench.load(send, name, 0.5 * rate, share_of_ours=0.5))
-    with doors.eager(bundle) as send:
+    with doors.eager(bundle, "fp32") as send:
         capacity["diffusers"] = bench.capacity(send, 1)
         slow = 0.8 * capacity["diffusers"]["requests_per_second"]
         rows.append(bench.load(send, "diffusers", slow, share_of_own=0.8))
+    with doors.eager(bundle, "bf16") as send:
+        capacity["diffusers, bf16"] = bench.capacity(send, 1)
     return {"capacity": capacity, "open_loop": rows, "burst": burst}
 
 

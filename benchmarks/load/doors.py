@@ -66,10 +66,11 @@ def rest(triton_url: str, **settings: str) -> Iterator[Send]:
 
 
 @contextlib.contextmanager
-def eager(bundle: Path) -> Iterator[Send]:
-    """diffusers' pipeline behind FastAPI with a lock, as people write it."""
+def eager(bundle: Path, precision: str) -> Iterator[Send]:
+    """diffusers' pipeline behind FastAPI with a lock, as people write it; ``precision``: fp32, bf16."""
     port = free_port()
     command = ["-m", "benchmarks.load.eager", "--bundle", str(bundle), "--port", str(port)]
+    command += ["--precision", precision]
     with process(command, {}, port, "/"), _pool() as client:
         yield _posting(
             client,

@@ -1,6 +1,6 @@
 """The obvious alternative: diffusers' pipeline behind FastAPI, one request at a time.
 
-    python -m benchmarks.load.eager --bundle build/bundles/demo --port 9000
+    python -m benchmarks.load.eager --bundle build/bundles/demo --port 9000 --precision bf16
 
 It does the same work: the same matte, edges and paste-back as the server's, eager torch between.
 """
@@ -30,15 +30,19 @@ from backdrop_server.stages.foreground import estimate_foreground
 from backdrop_server.stages.schedulers import SAMPLERS
 from backdrop_server.working_sizes import working_size
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
 
 class Pipeline:
-    """diffusers' ControlNet inpainting pipeline with the IP-Adapter, from a bundle, in FP32."""
+    """diffusers' ControlNet inpainting pipeline with the IP-Adapter, from a bundle, in ``dtype``."""
 
-    def __init__(self, bundle: Path) -> None:
+    def __init__(self, bundle: Path, dtype: torch.dtype) -> None:
         diffusers.utils.logging.set_verbosity_error()
-        vision = CLIPVisionModelWithProjection.from_pretrained(bundle / "image_encoder")
+        vision = CLIPVisionModelWithProjection.from_pretrained(
+            bundle / "image_encoder", dtype=dtype
+        )
         self._pipe = diffusers.StableDiffusionXLControlNetInpaintPipeline.from_pretrained(
-            bundle, image_encoder=vision, torch_dtype=torch.float32
+            bundle, image_encoder=vision, torch_dtype=dtype
         )
         self._pipe.load_ip_adapter(
             str(bundle), subfolder="ip_adapter", weight_name="ip-adapter.safetensors"
@@ -118,8 +122,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--precision", choices=DTYPES, default="fp32")
     options = parser.parse_args()
-    app = application(Pipeline(options.bundle))
+    app = application(Pipeline(options.bundle, DTYPES[options.precision]))
     uvicorn.run(app, host="127.0.0.1", port=options.port, log_level="error")
 
 

@@ -1,6 +1,6 @@
 """How cost grows with steps, samples, picture size, weights and requests in flight, beside the FLOPs.
 
-    python -m benchmarks.load.growth --repository build/demo-openvino-fp32 --bundle build/bundles/demo
+    python -m benchmarks.load.growth --repository build/demo-openvino-bf16 --bundle build/bundles/demo
 
 One thing is varied at a time, against a real server over gRPC. FLOPs are counted by torch's own counter
 over the bundle's graphs. Writes results/growth-<repository>.json and docs/pictures/growth.png.
@@ -48,7 +48,7 @@ console = Console()
 
 def main(
     repository: Annotated[Path, typer.Option(help="A built repository.")] = Path(
-        "build/demo-openvino-fp32"
+        "build/demo-openvino-bf16"
     ),
     bundle: Annotated[Path, typer.Option(help="Its bundle, to count FLOPs.")] = Path(
         "build/bundles/demo"

@@ -1,6 +1,6 @@
 """Ten times what the server can do: what the accepted and the refused get, and how it is afterwards.
 
-    python -m benchmarks.load.overload --repository build/demo-openvino-fp32
+    python -m benchmarks.load.overload --repository build/demo-openvino-bf16
 
 The real gateway and Triton, Poisson arrivals of equal requests over v1. The bound on waiting requests
 is the latency that is promised: (max_in_flight + max_waiting) / capacity.
@@ -32,7 +32,7 @@ console = Console()
 
 def main(
     repository: Annotated[Path, typer.Option(help="A built repository.")] = Path(
-        "build/demo-openvino-fp32"
+        "build/demo-openvino-bf16"
     ),
     seconds: Annotated[float, typer.Option(help="Of the overload.", min=1)] = 120.0,
     seed: Annotated[int, typer.Option(help="Of arrivals and requests.")] = 1,

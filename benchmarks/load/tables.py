@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.load.energy import NONE
@@ -46,6 +46,7 @@ _WAYS = {
     "ours, mixed": "Backdrop, mixed requests",
     "one at a time": "the same server, one request at a time",
     "diffusers": "diffusers behind FastAPI with a lock, FP32",
+    "diffusers, bf16": "diffusers behind FastAPI with a lock, BF16",
 }
 
 
@@ -85,7 +86,7 @@ def _compared(result: Result) -> list[str]:
     return [
         f"With the same engine, in the same run: {told['pictures_by_one_at_a_time']:.2f} times the "
         f"pictures of one request at a time, {told['pictures_by_diffusers']:.1f} times those of "
-        f"diffusers; at 80 % of what one at a time can do, its p99 is "
+        f"diffusers in FP32; at 80 % of what one at a time can do, its p99 is "
         f"{told['p99_one_at_a_time_by_ours']:.1f} times ours."
     ]
 
@@ -102,15 +103,21 @@ def other_engine(result: Result) -> str:
     )
 
 
-def solo(result: Result) -> list[str]:
-    """Where one request's time goes."""
-    request = result["request"]
-    lines = [
-        f"| one {request['photo']}, {request['num_inference_steps']} steps, by itself | ms |",
-        "|---|---|",
-    ]
-    lines += [f"| {name} | {value:.1f} |" for name, value in result["milliseconds"].items()]
-    return [*lines, "", f"Not engine time: {result['overhead_share']:.1%}."]
+def solo(results: Sequence[Result]) -> list[str]:
+    """Where one request's time goes, by engine."""
+    request = results[0]["request"]
+    engines = [result["bundle_and_engine"].partition("-")[2] for result in results]
+    what = f"one {request['photo']}, {request['num_inference_steps']} steps, by itself"
+    lines = [f"| {what} | {' | '.join(f'{engine}, ms' for engine in engines)} |"]
+    lines.append("|---" * (1 + len(results)) + "|")
+    for name in results[0]["milliseconds"]:
+        cells = " | ".join(f"{result['milliseconds'][name]:.1f}" for result in results)
+        lines.append(f"| {name} | {cells} |")
+    shares = (
+        f"{result['overhead_share']:.1%} with {engine}"
+        for result, engine in zip(results, engines, strict=True)
+    )
+    return [*lines, "", f"Not engine time: {', '.join(shares)}."]
 
 
 def paper(result: Result) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from backdrop_export.bundles import DENOISER, GRAPH_FOLDERS, Bundle
-from backdrop_export.engines import QUANTIZED, EngineKind, engine_kind
+from backdrop_export.engines import QUANTIZED, EngineKind, engine_kind, must_be_upcast
 from backdrop_export.external_data import graph_files
 from backdrop_export.onnx_graphs import export_graphs, graphs_folder
 from backdrop_export.reporting import Report
@@ -242,10 +242,8 @@ def _aotinductor(kind: EngineKind, source: Source, target: Path) -> None:
 
 
 def _computes_in(kind: EngineKind, source: Source) -> Precision:
-    """As ``loading.load_vae``: a VAE that its configuration wants upcast stays in FP32."""
-    upcast = source.graph in _VAE_GRAPHS and source.bundle.config("vae/config.json").get(
-        "force_upcast", True
-    )
+    """As ``loading.load_vae``: a VAE that must be upcast stays in FP32."""
+    upcast = source.graph in _VAE_GRAPHS and must_be_upcast(source.bundle, kind.precision)
     return Precision.FP32 if upcast else kind.precision
 
 

@@ -107,14 +107,24 @@ def engine_kind(name: str) -> EngineKind:
 def kind_for_graph(kind: EngineKind, bundle: Bundle, graph: str) -> EngineKind:
     """``kind``, in FP32 where fewer bits cost more than they save.
 
-    That is a VAE whose configuration says that it must be upcast, and in BF16 text and vision
-    towers: a thousandth of a picture's work, but 6 dB of its likeness to the one in FP32.
+    That is a VAE that `must_be_upcast`, and in BF16 text and vision towers: a thousandth of a
+    picture's work, but 6 dB of its likeness to the one in FP32.
     """
     is_vae = GRAPH_FOLDERS[graph] == ("vae",)
-    upcast = is_vae and bundle.config("vae/config.json").get("force_upcast", True)
+    upcast = is_vae and must_be_upcast(bundle, kind.precision)
     is_tower = graph in ("text_encoder", "image_encoder")
     exact = upcast or (is_tower and kind.precision is Precision.BF16)
     return dataclasses.replace(kind, precision=Precision.FP32) if exact else kind
+
+
+def must_be_upcast(bundle: Bundle, precision: Precision) -> bool:
+    """Whether the bundle's VAE stays in FP32, as its ``force_upcast`` says, which is true if absent.
+
+    Its values overflow FP16. BF16 has the range of FP32, and a picture loses less than 1 dB by it.
+    """
+    if precision is Precision.BF16:
+        return False
+    return bool(bundle.config("vae/config.json").get("force_upcast", True))
 
 
 def why_absent(kind: EngineKind) -> str | None:

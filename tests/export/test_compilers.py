@@ -226,11 +226,21 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Built:
     return made
 
 
-@pytest.mark.parametrize(("upcast", "expected"), [(True, "fp32"), (False, "bf16"), (None, "fp32")])
+@pytest.mark.parametrize(
+    ("precision", "upcast", "expected"),
+    [
+        ("fp16", True, "fp32"),
+        ("fp16", False, "fp16"),
+        ("fp16", None, "fp32"),
+        ("bf16", True, "bf16"),
+        ("bf16", None, "bf16"),
+    ],
+)
 def test_a_package_keeps_a_vae_in_fp32_that_must_be_upcast(
     export: Export,
     built: Built,
     monkeypatch: pytest.MonkeyPatch,
+    precision: str,
     upcast: bool | None,
     expected: str,
 ) -> None:
@@ -241,7 +251,7 @@ def test_a_package_keeps_a_vae_in_fp32_that_must_be_upcast(
     monkeypatch.setattr(
         Bundle, "config", lambda at, name: changed if "vae/" in name else whole(at, name)
     )
-    kind = ENGINE_KINDS["aotinductor-bf16"]
+    kind = ENGINE_KINDS[f"aotinductor-{precision}"]
     compile_engine(kind, source(export, "vae_decoder"), Path("model"))
     assert built.computes_in is Precision(expected)
     assert built.arguments[5] is kind.precision  # what it is called is the same
