@@ -81,10 +81,11 @@ def test_a_late_request_joins_and_leaves_while_others_run(flight: Flight) -> Non
     assert_same(second, flight.ask(short))
 
 
-def test_eight_requests_of_four_samples_fill_64_rows(flight: Flight) -> None:
+def test_eight_requests_of_four_samples_fill_every_call(flight: Flight) -> None:
     requests = [fields_of(scheduler="Euler", samples=4, seed=100 * n) for n in range(8)]
     answers = flight.ask_all(requests)
-    assert max(answer.report["mean_rows_together"] for answer in answers) > 32
+    together = sorted(answer.report["mean_rows_together"] for answer in answers)
+    assert together[2] > 14 and together[-1] <= 16  # 64 rows, 16 to a call
     for fields, answer in zip(requests[::3], answers[::3], strict=True):
         assert len(answer.images) == 4
         assert_same(answer, flight.ask(fields))
