@@ -169,6 +169,16 @@ def test_the_environment_puts_our_python_first(monkeypatch: pytest.MonkeyPatch) 
     assert made["LD_LIBRARY_PATH"] == "/ours/libs:/ours/python:/theirs"
 
 
+def test_blas_threads_do_not_spin_unless_the_operator_wants_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    install = TritonInstall(Path("/t"), Path("/b"))
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    assert install.environment()["OPENBLAS_NUM_THREADS"] == "1"
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+    assert install.environment()["OPENBLAS_NUM_THREADS"] == "3"
+
+
 def test_the_environment_has_no_empty_library_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty entry would mean the current folder."""
     monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
