@@ -288,9 +288,9 @@ def guided(noise: torch.Tensor, plan: Plan) -> torch.Tensor:
     together = torch.lerp(unconditional, conditional, plan.guidance_scale)
     if not plan.guidance_rescale:
         return together
-    wanted, spread = torch.stack([conditional, together]).flatten(2).std(dim=2)
-    factor = 1 + plan.guidance_rescale * (wanted / spread - 1)
-    rescaled: torch.Tensor = together * factor[:, None, None, None]
+    spreads = torch.stack([conditional, together]).std(dim=(2, 3, 4), keepdim=True)
+    back = plan.guidance_rescale
+    rescaled: torch.Tensor = together * (back * (spreads[0] / spreads[1]) + (1 - back))
     return rescaled
 
 

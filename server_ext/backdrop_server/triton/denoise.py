@@ -46,7 +46,7 @@ STAY = 1.0
 """Seconds after which the requests go back to Triton, whoever waits there unseen."""
 MISSED_FOR = 5.0
 """Seconds after which a request that was handed back is not waited for any more: Triton dropped it."""
-PREVIEW_EVERY = 0.1
+PREVIEW_EVERY = 0.25
 """Seconds between two previews of a request."""
 FORGET_AFTER = 120.0
 """Seconds after which a request that Triton dropped between two steps is forgotten."""
@@ -106,12 +106,15 @@ class DenoiseModel:
         self._board = Board(board_path(os.getppid()))
         self._jobs: dict[int, Job] = {}
         self._turns = Turns(self._row_limit)
+        self._left: set[int] = set()
         self._has_given_up = False
         self._metrics = LoopMetrics()
 
     def execute(self, requests: list[Any]) -> None:
         """Step those whose turn it is until one ends or another comes; reschedule the rest."""
         begun_at = time.monotonic()
+        # Once a call: to ask Triton is a message to it. A cancel by the board is seen at every step.
+        self._left = {one.correlation_id() for one in requests if one.is_cancelled()}
         with self._lane.open():
             going = self._round(requests)
             while len(going) == len(requests) and not self._has_to_return(begun_at, len(going)):
@@ -192,7 +195,7 @@ class DenoiseModel:
         try:
             if job is None:
                 job = self._begin(request)
-            if request.is_cancelled() or job.plan.request_id in cancelled:
+            if request.correlation_id() in self._left or job.plan.request_id in cancelled:
                 raise CancelledError("the request was cancelled")
         except Exception as error:
             self._fail(request, error, None if job is None else job.plan.request_id)
