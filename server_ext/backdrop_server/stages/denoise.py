@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -273,11 +274,11 @@ def advance(state: State, noise: torch.Tensor) -> None:
     with host_tables(noise.device):
         step = state.scheduler.step(noise, timestep, state.latents, return_dict=False, **kwargs)
     latents = step[0]
-    finite = torch.isfinite(latents.sum())  # one number that is none makes the sum none
+    total = latents.sum()  # one number that is none makes the sum none
     if latents.device.type == "cpu":
-        check_finite(finite)
+        check_finite(math.isfinite(total))
     else:
-        state.finite = finite
+        state.finite = torch.isfinite(total)
     state.latents = latents
     state.evaluations += 1
 
@@ -294,7 +295,7 @@ def guided(noise: torch.Tensor, plan: Plan) -> torch.Tensor:
     return rescaled
 
 
-def check_finite(finite: torch.Tensor) -> None:
+def check_finite(finite: bool | torch.Tensor) -> None:
     """Raise FloatingPointError unless ``finite``, one bool on the host, holds."""
     if not finite:
         raise FloatingPointError("the latents are not finite numbers any more")
