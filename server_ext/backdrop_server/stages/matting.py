@@ -129,14 +129,17 @@ class MattingNetwork:
         share: Floats = self._maps(rgb)[0]
         return share
 
-    def corrected(self, rgb: Pixels, keyed: Pixels, is_sure: bool = False) -> Pixels | None:
+    def corrected(
+        self, rgb: Pixels, keyed: Pixels, is_sure: Callable[[], bool] = lambda: False
+    ) -> Pixels | None:
         """Our own network's matte uint8 [H, W]; None where it is not to be believed.
 
-        ``keyed``: the matte that was keyed out, uint8 [H, W]; ``is_sure``: whether it looks complete.
+        ``keyed``: the matte that was keyed out, uint8 [H, W]; ``is_sure`` tells whether it looks
+        complete, where that matters.
         """
         share, gate = self._maps(rgb, keyed)
         clear = is_see_through(share, _shrunk(keyed, len(share)))
-        if is_sure and not clear and doubt(share) > DOUBT:
+        if not clear and doubt(share) > DOUBT and is_sure():
             return None
         whole = share.shape == rgb.shape[:2]
         own = share if whole else along_edges(share, _shrunk(rgb, len(share)), rgb)

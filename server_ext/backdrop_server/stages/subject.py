@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import numpy.typing as npt
@@ -58,12 +59,12 @@ def find_matte(
     keyed = key_uniform_background(picture.rgb)
     if keyed is None:
         return _checked(_cut_out(picture, network))
-    key = _found(picture, keyed, "uniform background")
+    key = functools.cache(lambda: _found(picture, keyed, "uniform background"))
     if network is not None:
-        corrected = network.corrected(picture.rgb, keyed, key.sureness >= SURE_KEY)
+        corrected = network.corrected(picture.rgb, keyed, lambda: key().sureness >= SURE_KEY)
         if corrected is not None:
             return _checked(_found(picture, corrected, network.kind))
-    return _checked(key)
+    return _checked(key())
 
 
 def working_mask(alpha: Pixels, width: int, height: int) -> Pixels:
