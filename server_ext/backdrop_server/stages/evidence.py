@@ -62,9 +62,10 @@ def _rarity(rgb: Pixels) -> Floats:
 def _smoothed(histogram: Floats) -> Floats:
     """Each bin with a share of its neighbours, so that noise at a bin's edge changes little."""
     for axis in range(3):
-        padded = np.pad(histogram, [(1, 1) if a == axis else (0, 0) for a in range(3)], "edge")
-        before, after = (
-            np.take(padded, range(start, start + LEVELS), axis=axis) for start in (0, 2)
-        )
-        histogram = histogram / 2 + (before + after) / 4
-    return histogram
+        along = np.moveaxis(histogram, axis, 0)
+        smooth = along / 2
+        smooth[1:] += along[:-1] / 4
+        smooth[:-1] += along[1:] / 4
+        smooth[[0, -1]] += along[[0, -1]] / 4  # beyond an end it goes on as it ends
+        histogram = np.moveaxis(smooth, 0, axis)
+    return np.ascontiguousarray(histogram)
