@@ -122,6 +122,23 @@ def test_nobody_ends_later_than_if_all_shared_every_step(load: list[tuple[int, i
     assert sum(late) < 0
 
 
+def test_those_who_left_do_not_hold_up_the_clock() -> None:
+    one = Turns(LIMIT)
+    for _ in range(50):
+        gone = start(scheduler="Euler", num_inference_steps=50)
+        one.enter(gone)
+        one.leave(gone)
+    assert not one._sharing
+    large = start(scheduler="Euler", num_inference_steps=50, seeds=(1, 2, 3))
+    one.enter(large)
+    for _ in range(30):
+        one.take([large])
+        large.evaluations += 1
+    late = start(scheduler="Euler", num_inference_steps=30, seeds=(1, 2, 3))
+    one.enter(late)
+    assert one.take([late, large]) == [[large]]
+
+
 def test_what_has_ended_is_forgotten() -> None:
     one = Turns(LIMIT)
     for _ in range(50):

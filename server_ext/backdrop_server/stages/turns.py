@@ -22,13 +22,18 @@ class Turns:
         """``row_limit``: rows of one engine call."""
         self._row_limit = row_limit
         self._steps = 0.0
-        self._sharing: list[tuple[float, int]] = []
-        """Due and rows of those who would still be at work if all shared every step."""
+        self._sharing: list[tuple[float, int, int]] = []
+        """Due, ``id`` and rows of those who would still be at work if all shared every step."""
 
     def enter(self, state: State) -> None:
         """Say when a new request is due."""
         state.due = self._steps + state.total
-        heapq.heappush(self._sharing, (state.due, state.rows))
+        heapq.heappush(self._sharing, (state.due, id(state), state.rows))
+
+    def leave(self, state: State) -> None:
+        """Forget a request that ends before its last step: it would share no step any more."""
+        self._sharing = [one for one in self._sharing if one[:2] != (state.due, id(state))]
+        heapq.heapify(self._sharing)
 
     def take(self, states: Sequence[State]) -> list[list[State]]:
         """Those of ``states`` that step now: of each size one engine call, the first due first.
@@ -52,7 +57,7 @@ class Turns:
     def _count(self, rows: float) -> None:
         """Note that so many rows were evaluated: by all who share, as many for each as it has."""
         while self._sharing:
-            together = sum(rows for _, rows in self._sharing)
+            together = sum(rows for *_, rows in self._sharing)
             due = self._sharing[0][0]
             until_due = (due - self._steps) * together
             if rows < until_due:
