@@ -211,7 +211,11 @@ class DenoiseModel:
         except Exception:
             self._board.give_up(plan.request_id)
             raise
+        if not self._jobs:
+            self._turns = Turns(self._row_limit)  # nobody is left to share with
         self._jobs[request.correlation_id()] = job
+        if job.state is not None:
+            self._turns.enter(job.state)
         return job
 
     def _make_job(self, request: Any, plan: Plan) -> Job:
@@ -220,7 +224,6 @@ class DenoiseModel:
         if not plan.keeps_photo:
             device = self._lane.device
             state = denoise.start(plan, encoded, self._facts, self._schedulers, device)
-            self._turns.enter(state)
         now = time.monotonic()
         shape = (plan.samples, self._facts.latent_channels, *encoded.latent_mask.shape)
         return Job(plan, state, started_at=now, seen_at=now, latents=torch.zeros(shape))
