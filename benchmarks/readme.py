@@ -74,9 +74,10 @@ def _read(name: str) -> dict[str, Any]:
 def _conditions(result: dict[str, Any]) -> str:
     made = result["conditions"]
     packages = made["packages"]
+    engine = result["bundle_and_engine"].partition("-")[2]
     return (
         f"Measured {made['date']} on {made['cores']} cores of {made['cpu']}, "
-        f"{made['gpu'] or 'no GPU'}, demo bundle at 256x256, {result['bundle_and_engine'][5:]}, "
+        f"{made['gpu'] or 'no GPU'}, demo bundle at 256x256, {engine}, "
         f"OpenVINO {packages['openvino'].split('-')[0]} and ONNX Runtime "
         f"{packages['onnxruntime']}. On shared cores only the ratios count. GPU: not measured."
     )

@@ -370,25 +370,6 @@ def test_a_cancelled_request_leaves_its_engine_seconds_on_the_board(make_loop: M
     assert 0 < busy <= status.engine_seconds  # the share also holds the building of the batch
 
 
-def test_a_cancelled_request_takes_no_more_turns(make_loop: MakeLoop) -> None:
-    loop, leaving = make_loop(), request(1, scheduler="Euler")
-    loop.step(leaving)
-    assert len(loop.model._turns._sharing) == 1
-    leaving.cancelled = True
-    loop.step(leaving)
-    assert not loop.model._turns._sharing
-
-
-def test_a_request_that_is_not_begun_takes_no_turns(make_loop: MakeLoop) -> None:
-    loop, refused = make_loop(), request(2, scheduler="Euler")
-    loop.step(request(1, scheduler="Euler"))
-    loop.board.cancel("r2")
-    loop.step(refused)
-    assert refused.answer is not None
-    assert refused.answer.error.code == "CANCELLED"
-    assert len(loop.model._turns._sharing) == 1
-
-
 def test_padding_changes_no_latents(make_loop: MakeLoop) -> None:
     free, bound = request(1, seeds=(1, 2, 3)), request(1, seeds=(1, 2, 3))
     make_loop().run(free)

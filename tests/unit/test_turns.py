@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
 
 from backdrop_server.stages.denoise import State
@@ -125,10 +127,7 @@ def test_nobody_ends_later_than_if_all_shared_every_step(load: list[tuple[int, i
 def test_those_who_left_do_not_hold_up_the_clock() -> None:
     one = Turns(LIMIT)
     for _ in range(50):
-        gone = start(scheduler="Euler", num_inference_steps=50)
-        one.enter(gone)
-        one.leave(gone)
-    assert not one._sharing
+        one.enter(start(scheduler="Euler", num_inference_steps=50))  # and none of them goes on
     large = start(scheduler="Euler", num_inference_steps=50, seeds=(1, 2, 3))
     one.enter(large)
     for _ in range(30):
@@ -139,12 +138,41 @@ def test_those_who_left_do_not_hold_up_the_clock() -> None:
     assert one.take([late, large]) == [[large]]
 
 
-def test_what_has_ended_is_forgotten() -> None:
-    one = Turns(LIMIT)
-    for _ in range(50):
-        state = start(scheduler="Euler")
-        one.enter(state)
-        while not state.finished:
-            one.take([state])
-            state.evaluations += 1
-    assert len(one._sharing) <= 1
+def test_a_stream_without_end_does_not_keep_a_large_one_waiting() -> None:
+    """Each of four places asks anew as soon as it is served: a large one of 50 steps comes first when
+    the clock, of which each step of theirs is two thirds of one, has gone past its due."""
+    flight = by_turns()
+    for place in range(4):
+        flight.add(f"{place}", 1, 10)
+    flight.add("large", 2, 50)
+    passed = 0
+    while "large" in flight.live:
+        flight.step()
+        for place in range(4):
+            if f"{place}" not in flight.live:
+                passed += 1
+                flight.add(f"{place}", 1, 10)
+    waited = 4 * 5  # ten steps are 6.7 of the clock; the last that is due before 37.5 comes at 26.8
+    beside = 2 * 5  # two places of a call are left while it takes its 50 steps
+    assert passed <= waited + beside
+
+
+def waits(flight: Flight, places: int, requests: int) -> list[int]:
+    """Rows evaluated while each of ``requests`` was in flight; every place asks anew at once."""
+    kinds, begun, ended = random.Random(7), {}, []
+    while len(ended) < requests:
+        while len(flight.live) < places:
+            name = str(len(begun))
+            begun[name] = flight.rows_done
+            flight.add(
+                name, kinds.choice((1, 1, 1, 2, 2, 4)), kinds.choice((6, 10, 10, 10, 15, 20, 30))
+            )
+        flight.step()
+        ended = [flight.ended[name] - begun[name] for name in flight.ended]
+    return ended
+
+
+def test_callers_who_ask_anew_at_once_wait_no_longer_than_if_all_shared() -> None:
+    by, sharing = (waits(make(), places=16, requests=400) for make in (by_turns, shared))
+    assert np.mean(by) < np.mean(sharing)
+    assert np.percentile(by, 99) <= np.percentile(sharing, 99)

@@ -211,8 +211,6 @@ class DenoiseModel:
         except Exception:
             self._board.give_up(plan.request_id)
             raise
-        if not self._jobs:
-            self._turns = Turns(self._row_limit)  # nobody is left to share with
         self._jobs[request.correlation_id()] = job
         if job.state is not None:
             self._turns.enter(job.state)
@@ -305,23 +303,17 @@ class DenoiseModel:
         self._release(request, error_response(error))
 
     def _release(self, request: Any, answer: Any) -> None:
-        job = self._jobs.pop(request.correlation_id(), None)
-        if job is not None:
-            self._leave(job)
+        self._jobs.pop(request.correlation_id(), None)
         self._metrics.publish(len(self._jobs))  # who has the answer finds it counted
         request.set_release_flags(pb_utils.TRITONSERVER_REQUEST_RELEASE_ALL)
         flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
         request.get_response_sender().send(answer, flags=flags)
 
-    def _leave(self, job: Job) -> None:
-        if job.state is not None and not job.state.finished:
-            self._turns.leave(job.state)
-
     def _forget_lost(self, oldest: float) -> None:
         for correlation_id, job in list(self._jobs.items()):
             if job.seen_at < oldest:
                 self._board.move(job.plan.request_id, Stage.ENDED)
-                self._leave(self._jobs.pop(correlation_id))
+                del self._jobs[correlation_id]
 
 
 def _read_encoded(request: Any) -> Encoded:
