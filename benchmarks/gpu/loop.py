@@ -10,7 +10,7 @@ from typing import Any
 import numpy.typing as npt
 import torch
 
-from backdrop_server.stages import denoise
+from backdrop_server.stages import batches, denoise
 from benchmarks.gpu.architecture import Architecture
 from benchmarks.gpu.graphs import DENOISER, Graphs
 from benchmarks.gpu.load import Inputs, Request, make_inputs
@@ -103,8 +103,8 @@ class Painter:
         return self._graphs[DENOISER](batch)["noise_pred"]
 
     def _step(self, states: Sequence[denoise.State]) -> None:
-        for group in denoise.group_by_size(states):
-            noises = denoise.evaluate(group, self._unet, self._row_limit)
+        for group in batches.group_by_size(states):
+            noises = batches.evaluate(group, self._unet, self._row_limit)
             for state, noise in zip(group, noises, strict=True):
                 denoise.advance(state, noise)
 

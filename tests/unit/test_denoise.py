@@ -12,8 +12,9 @@ from diffusers.pipelines.controlnet.pipeline_controlnet_inpaint_sd_xl import res
 
 from backdrop_server.contract import SCHEDULERS
 from backdrop_server.plan import BundleFacts
-from backdrop_server.stages import denoise
-from backdrop_server.stages.denoise import Batch, Encoded, State
+from backdrop_server.stages import batches, denoise
+from backdrop_server.stages.batches import Batch
+from backdrop_server.stages.denoise import Encoded, State
 from tests.unit.test_contract import make_plan
 from tests.unit.test_schedulers import SCHEDULERS_OF_SDXL
 
@@ -65,10 +66,10 @@ def start(encoded: Encoded | None = None, **changes: Any) -> State:
     return denoise.start(plan, encoded, FACTS, SCHEDULERS_OF_SDXL)
 
 
-def finish(*states: State, unet: denoise.UNet = toy_unet) -> None:
+def finish(*states: State, unet: batches.UNet = toy_unet) -> None:
     while unfinished := [state for state in states if not state.finished]:
-        for group in denoise.group_by_size(unfinished):
-            for state, noise in zip(group, denoise.evaluate(group, unet, ROW_LIMIT), strict=True):
+        for group in batches.group_by_size(unfinished):
+            for state, noise in zip(group, batches.evaluate(group, unet, ROW_LIMIT), strict=True):
                 denoise.advance(state, noise)
 
 
@@ -146,8 +147,8 @@ def test_rows_are_split_at_the_limit_and_sizes_are_kept_apart() -> None:
     wide, square = make_encoded(128, 64), make_encoded()
     states = [start(square, seeds=(1, 2, 3, 4)) for _ in range(3)]  # 24 rows
     states += [start(wide, seeds=(1,))]  # 2 rows
-    for group in denoise.group_by_size(states):
-        denoise.evaluate(group, unet, ROW_LIMIT)
+    for group in batches.group_by_size(states):
+        batches.evaluate(group, unet, ROW_LIMIT)
     assert sorted(calls) == [(2, (8, 16)), (8, (8, 8)), (16, (8, 8))]
 
 
@@ -160,7 +161,7 @@ def test_each_row_has_its_own_conditions() -> None:
 
     first = start(seeds=(1, 2), cn_weight=0.2, ip_adapter_weight=0.3, scheduler="Euler")
     second = start(seeds=(3,), cn_weight=0.8, ip_adapter_weight=0.9, scheduler="DDIM")
-    denoise.evaluate([first, second], unet, ROW_LIMIT)
+    batches.evaluate([first, second], unet, ROW_LIMIT)
     (batch,) = seen
     assert np.allclose(batch["cn_weight"], [0.2] * 4 + [0.8] * 2)
     assert np.allclose(batch["ip_adapter_weight"], [0.3] * 4 + [0.9] * 2)

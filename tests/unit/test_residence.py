@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from backdrop_server.contract import SCHEDULERS
-from backdrop_server.stages import denoise, transfers
+from backdrop_server.stages import batches, denoise, transfers
 from backdrop_server.stages.denoise import State
 from backdrop_server.stages.transfers import _HostTables, download, upload
 from backdrop_server.triton.pacing import HostPace, HostStopwatch, Lane, OneStepAhead
@@ -59,7 +59,7 @@ def start(scheduler: str, device: torch.device = DEVICE, **changes: Any) -> Stat
 
 def run(state: State) -> None:
     while not state.finished:
-        (noise,) = denoise.evaluate([state], lambda batch: batch["sample"] * 0.9, 16)
+        (noise,) = batches.evaluate([state], lambda batch: batch["sample"] * 0.9, 16)
         denoise.advance(state, noise)
 
 
@@ -95,7 +95,7 @@ def test_host_tables_change_no_value(name: str) -> None:
     plain, watched = start(name, torch.device("cpu")), start(name, torch.device("cpu"))
     run(plain)
     while not watched.finished:
-        (noise,) = denoise.evaluate([watched], lambda batch: batch["sample"] * 0.9, 16)
+        (noise,) = batches.evaluate([watched], lambda batch: batch["sample"] * 0.9, 16)
         with _HostTables(torch.device("cpu")):
             denoise.advance(watched, noise)
     assert torch.equal(plain.latents, watched.latents)
@@ -106,7 +106,7 @@ def test_all_that_a_request_needs_is_uploaded_when_it_starts() -> None:
     given = state.conditioning
     places = {getattr(given, field.name).device for field in dataclasses.fields(given)}
     assert places == {DEVICE}
-    batch = denoise._rows(state)
+    batch = batches._rows(state)
     assert {tensor.device for tensor in batch.values()} == {DEVICE}
     assert denoise.preview(
         state, upload(torch.ones(4, 3), DEVICE), torch.zeros(3, device=DEVICE)

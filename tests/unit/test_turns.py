@@ -159,17 +159,15 @@ def test_a_stream_without_end_does_not_keep_a_large_one_waiting() -> None:
 
 def waits(flight: Flight, places: int, requests: int) -> list[int]:
     """Rows evaluated while each of ``requests`` was in flight; every place asks anew at once."""
-    kinds, begun, ended = random.Random(7), {}, []
-    while len(ended) < requests:
+    kinds = random.Random(7)
+    begun: dict[str, int] = {}
+    while len(flight.ended) < requests:
         while len(flight.live) < places:
-            name = str(len(begun))
+            name, steps = str(len(begun)), kinds.choice((6, 10, 10, 10, 15, 20, 30))
             begun[name] = flight.rows_done
-            flight.add(
-                name, kinds.choice((1, 1, 1, 2, 2, 4)), kinds.choice((6, 10, 10, 10, 15, 20, 30))
-            )
+            flight.add(name, samples=kinds.choice((1, 1, 1, 2, 2, 4)), steps=steps)
         flight.step()
-        ended = [flight.ended[name] - begun[name] for name in flight.ended]
-    return ended
+    return [end - begun[name] for name, end in flight.ended.items()]
 
 
 def test_callers_who_ask_anew_at_once_wait_no_longer_than_if_all_shared() -> None:

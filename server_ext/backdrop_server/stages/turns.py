@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from backdrop_server.stages.denoise import State, group_by_size
+from backdrop_server.stages.batches import group_by_size
+from backdrop_server.stages.denoise import State
 
 OWN_SHARE = 0.75
 """After how much of its own steps a request is due: the more, the sooner small ones end, the later

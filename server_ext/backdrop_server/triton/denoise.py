@@ -10,7 +10,6 @@ later, and a request whose last step is queued goes round once more for it.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
@@ -31,13 +30,15 @@ from backdrop_server.engines.network import as_network
 from backdrop_server.engines.padding import padding_rows
 from backdrop_server.errors import CancelledError
 from backdrop_server.plan import BundleFacts, Plan
-from backdrop_server.stages import denoise
-from backdrop_server.stages.denoise import Batch, Encoded, State
+from backdrop_server.stages import batches, denoise
+from backdrop_server.stages.batches import Batch
+from backdrop_server.stages.denoise import Encoded, State
 from backdrop_server.stages.report import denoise_report
 from backdrop_server.stages.schedulers import SchedulerFactory
 from backdrop_server.stages.transfers import download, upload
 from backdrop_server.stages.turns import Turns
 from backdrop_server.triton.board import Board, Cancelled, Stage, board_path
+from backdrop_server.triton.job import Job, Landing
 from backdrop_server.triton.metrics import LoopMetrics
 from backdrop_server.triton.pacing import Lane, Stopwatch, end_process_soon
 from backdrop_server.triton.tensors import error_response, parameter, read, read_scalar, response
@@ -50,34 +51,6 @@ PREVIEW_EVERY = 0.25
 """Seconds between two previews of a request."""
 FORGET_AFTER = 120.0
 """Seconds after which a request that Triton dropped between two steps is forgotten."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Landing:
-    """What one step of one request gives to the host; all there when ``call`` is done."""
-
-    call: int
-    evaluations: int
-    preview: torch.Tensor | None
-    finite: torch.Tensor | None
-    latents: torch.Tensor | None
-    """After the last step."""
-    stopwatch: Stopwatch
-    share: float
-    """Of what the stopwatch shows, by rows."""
-
-
-@dataclasses.dataclass
-class Job:
-    """A request in flight: its state, or None when there is nothing to denoise."""
-
-    plan: Plan
-    state: State | None
-    started_at: float
-    seen_at: float
-    latents: torch.Tensor
-    """On the host; zeros until the last step has landed."""
-    landings: list[Landing] = dataclasses.field(default_factory=list)
 
 
 class DenoiseModel:
@@ -235,9 +208,9 @@ class DenoiseModel:
 
     def _step_group(self, group: Sequence[State], outcomes: dict[int, Landing | Exception]) -> None:
         try:
-            batch = denoise.gather(group)
+            batch = batches.gather(group)
             stopwatch = self._lane.stopwatch()
-            noise = denoise.predict(batch, self._unet, self._row_limit)
+            noise = batches.predict(batch, self._unet, self._row_limit)
             stopwatch.stop()
         except Exception as error:
             if len(group) == 1:
@@ -247,7 +220,7 @@ class DenoiseModel:
                     self._step_group([state], outcomes)
             return
         rows = sum(state.rows for state in group)
-        for state, own in zip(group, denoise.split(group, noise), strict=True):
+        for state, own in zip(group, batches.split(group, noise), strict=True):
             share = state.rows / rows
             try:
                 outcomes[id(state)] = self._advance(state, own, stopwatch, share)
