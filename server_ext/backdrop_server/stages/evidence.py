@@ -12,6 +12,8 @@ Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 CHANNELS = 8
+KEY = 3
+"""The first of the two channels that the key has."""
 FAINT, PLAIN = 12.0, 60.0
 """Lab distances from the ground at which the two channels of distance are full: white on white
 needs a fine scale, dark on white a coarse one."""
@@ -29,15 +31,26 @@ def evidence(rgb: Pixels, keyed: Pixels | None) -> Floats:
     it is; the distance from the ground's colour, finely and coarsely; how rare a colour is at the
     border.
     """
+    told = sight(rgb)
+    if keyed is not None:
+        add_key(told, keyed)
+    return told
+
+
+def add_key(told: Floats, keyed: Pixels) -> None:
+    """Put the keyed matte ``keyed`` uint8 [H, W] into the ``sight`` of its photo."""
+    told[KEY] = keyed / np.float32(255)
+    told[KEY + 1] = 1
+
+
+def sight(rgb: Pixels) -> Floats:
+    """The `evidence` of ``rgb`` uint8 [H, W, 3] but for its key: float32 [CHANNELS, H, W]."""
     height, width = rgb.shape[:2]
     told = np.zeros((CHANNELS, height, width), np.float32)
     for channel, colour in enumerate(cv2.split(rgb)):
         told[channel] = colour
     told[:3] /= np.float32(127.5)
     told[:3] -= 1
-    if keyed is not None:
-        told[3] = keyed / np.float32(255)
-        told[4] = 1
     distance = border_distance(rgb)
     if distance is not None:
         told[5] = np.minimum(distance / FAINT, 1)

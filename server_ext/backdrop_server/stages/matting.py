@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from backdrop_server.stages.evidence import evidence
+from backdrop_server.stages.evidence import add_key, sight
 from backdrop_server.stages.upsampling import along_edges
 
 Pixels = npt.NDArray[np.uint8]
@@ -121,23 +121,32 @@ class MattingNetwork:
 
         For a published network; our own is asked by `corrected`.
         """
-        whole = cv2.resize(_share(self._maps(rgb)[0], self.spec), (rgb.shape[1], rgb.shape[0]))
+        share = _share(self._maps(network_input(rgb, self.spec))[0], self.spec)
+        whole = cv2.resize(share, (rgb.shape[1], rgb.shape[0]))
         return _stretched(whole, EMPTY, SOLID)
 
-    def share(self, rgb: Pixels) -> Floats:
-        """Our own network's map of the subject before a ground that is not uniform, [side, side]."""
-        share: Floats = self._maps(rgb)[0]
+    def share(self, given: Floats) -> Floats:
+        """Our own network's map of the subject before a ground that is not uniform, [side, side].
+
+        ``given``: the photo's `network_input`.
+        """
+        share: Floats = self._maps(given)[0]
         return share
 
     def corrected(
-        self, rgb: Pixels, keyed: Pixels, is_sure: Callable[[], bool] = lambda: False
+        self,
+        rgb: Pixels,
+        given: Floats,
+        keyed: Pixels,
+        is_sure: Callable[[], bool] = lambda: False,
     ) -> Pixels | None:
         """Our own network's matte uint8 [H, W]; None where it is not to be believed.
 
-        ``keyed``: the matte that was keyed out, uint8 [H, W]; ``is_sure`` tells whether it looks
-        complete, where that matters.
+        ``given``: the photo's `network_input`, into which ``keyed`` is put, the matte that was keyed
+        out, uint8 [H, W]; ``is_sure`` tells whether it looks complete, where that matters.
         """
-        share, gate = self._maps(rgb, keyed)
+        add_key(given[0], _shrunk(keyed, self.spec.side))
+        share, gate = self._maps(given)
         clear = is_see_through(share, _shrunk(keyed, len(share)))
         if not clear and doubt(share) > DOUBT and is_sure():
             return None
@@ -145,22 +154,24 @@ class MattingNetwork:
         own = share if whole else along_edges(share, _shrunk(rgb, len(share)), rgb)
         return _replaced(own, gate, keyed, clear)
 
-    def _maps(self, rgb: Pixels, keyed: Pixels | None = None) -> Floats:
-        given = network_input(rgb, self.spec, keyed)
+    def _maps(self, given: Floats) -> Floats:
         output = np.asarray(self.run({self.input_name: given})[self.output_name], np.float32)
         return output.reshape(self.spec.maps, *output.shape[-2:])
 
     def warm_up(self) -> None:
         """Ask once of an empty picture: memory is then at its height, and no request waits for it."""
         side = self.spec.side
-        self._maps(np.zeros((side, side, 3), np.uint8), np.zeros((side, side), np.uint8))
+        self._maps(network_input(np.zeros((side, side, 3), np.uint8), self.spec))
 
 
-def network_input(rgb: Pixels, spec: MattingSpec, keyed: Pixels | None = None) -> Floats:
-    """What the network sees of ``rgb`` uint8 [H, W, 3]: float32 [1, channels, side, side]."""
+def network_input(rgb: Pixels, spec: MattingSpec) -> Floats:
+    """What the network sees of ``rgb`` uint8 [H, W, 3]: float32 [1, channels, side, side].
+
+    For our own network without the key of a uniform ground.
+    """
     small = _shrunk(rgb, spec.side)
     if spec.keyed:
-        return evidence(small, None if keyed is None else _shrunk(keyed, spec.side))[None]
+        return sight(small)[None]
     brightest = max(1, int(small.max())) if spec.by_brightest else 255
     scaled = small.astype(np.float32) / brightest
     normal = (scaled - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -12,18 +13,23 @@ from backdrop_server.errors import InvalidInputError
 from backdrop_server.stages.edges import sureness
 from backdrop_server.stages.grabcut import grabcut
 from backdrop_server.stages.keying import key_uniform_background
-from backdrop_server.stages.matting import MattingNetwork, doubt
+from backdrop_server.stages.matting import OWN_MATTING, MattingNetwork, doubt, network_input
 from backdrop_server.stages.pictures import Picture, resize
 
 Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
 
 SMALLEST_SUBJECT = 5e-4
 LARGEST_SUBJECT = 0.98
+KEYED = "uniform background"
+"""The source of a matte that was keyed out."""
 TRUST = 0.6
 """How far GrabCut's matte can be trusted where its outline is clear, alone or led by a network that is
 all doubt."""
 SURE_KEY = 0.97
 """A keyed matte that is as sure looks complete: our own network has to be without doubt, too."""
+
+_BESIDE = ThreadPoolExecutor(1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,15 +62,24 @@ def find_matte(
         return _checked(Matte(picture.alpha, "alpha"))
     if network is not None and not network.spec.keyed:
         return _checked(_found(picture, network.alpha(picture.rgb), network.kind))
+    if network is not None:
+        return _checked(_by_our_own(picture, network))
     keyed = key_uniform_background(picture.rgb)
     if keyed is None:
-        return _checked(_cut_out(picture, network))
-    key = functools.cache(lambda: _found(picture, keyed, "uniform background"))
-    if network is not None:
-        corrected = network.corrected(picture.rgb, keyed, lambda: key().sureness >= SURE_KEY)
-        if corrected is not None:
-            return _checked(_found(picture, corrected, network.kind))
-    return _checked(key())
+        return _checked(_found(picture, grabcut(picture.rgb), "grabcut", TRUST))
+    return _checked(_found(picture, keyed, KEYED))
+
+
+def _by_our_own(picture: Picture, network: MattingNetwork) -> Matte:
+    given = _BESIDE.submit(network_input, picture.rgb, network.spec)  # as long as keying takes
+    keyed = key_uniform_background(picture.rgb)
+    if keyed is None:
+        return _cut_out(picture, network.share(given.result()))
+    key = functools.cache(lambda: _found(picture, keyed, KEYED))
+    corrected = network.corrected(
+        picture.rgb, given.result(), keyed, lambda: key().sureness >= SURE_KEY
+    )
+    return key() if corrected is None else _found(picture, corrected, OWN_MATTING)
 
 
 def working_mask(alpha: Pixels, width: int, height: int) -> Pixels:
@@ -92,14 +107,11 @@ def _found(picture: Picture, alpha: Pixels, source: str, trust: float = 1.0) -> 
     return Matte(alpha, source, round(trust * sureness(picture.rgb, alpha), 3))
 
 
-def _cut_out(picture: Picture, network: MattingNetwork | None) -> Matte:
-    """The matte by GrabCut, from our own network's map where that leads to a subject."""
-    if network is not None:
-        share = network.share(picture.rgb)
-        alpha = grabcut(picture.rgb, share)
-        if _is_subject(alpha):
-            trust = 1 - (1 - TRUST) * doubt(share)
-            return _found(picture, alpha, network.kind, trust)
+def _cut_out(picture: Picture, share: Floats) -> Matte:
+    """The matte by GrabCut, from our own network's ``share`` where that leads to a subject."""
+    alpha = grabcut(picture.rgb, share)
+    if _is_subject(alpha):
+        return _found(picture, alpha, OWN_MATTING, 1 - (1 - TRUST) * doubt(share))
     return _found(picture, grabcut(picture.rgb), "grabcut", TRUST)
 
 

@@ -12,13 +12,15 @@ import os
 import random
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy.typing as npt
 
 from backdrop_server import contract
-from backdrop_server.contract import ReplaceOptions, sample_seed
+from backdrop_server.contract import ReplaceOptions, Tensor, sample_seed
 from backdrop_server.errors import InvalidInputError
 from backdrop_server.plan import BundleFacts, Plan
 from backdrop_server.stages import canny, pictures, subject
@@ -59,6 +61,7 @@ class PreprocessModel:
         if self._network is not None:
             self._network.warm_up()
         self._board = Board(board_path(os.getppid()))
+        self._aside = ThreadPoolExecutor(1)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request on its own."""
@@ -80,21 +83,17 @@ class PreprocessModel:
     def _prepare(self, request: Any, request_id: str, received_at: float) -> Any:
         options = _read_options(request)
         picture = pictures.decode(_read_required(request, "image"), "image")
-        ref_picture = pictures.decode(_read_required(request, "ref_image"), "ref_image")
+        # What needs no matte is done beside it.
+        aside = self._aside.submit(
+            self._read_reference_and_words, _read_required(request, "ref_image"), options
+        )
         engines_before = self._engine_time.seconds
         matte = _find_matte(request, picture, self._network)
         matting_seconds = self._engine_time.seconds - engines_before
         size = working_size(*picture.size, self._facts.native_pixels)
         working_image = pictures.resize(picture.rgb, *size)
         working_mask = subject.working_mask(matte.alpha, *size)
-        input_ids, input_ids_2 = (
-            tokenize(tokenizer, [options.negative_prompt or "", options.prompt])
-            for tokenizer in self._tokenizers
-        )
-        arrays = {
-            contract.INPUT_IDS: input_ids,
-            contract.INPUT_IDS_2: input_ids_2,
-            contract.REF_PIXELS: pictures.clip_pixels(ref_picture.rgb, self._facts.clip_image_size),
+        arrays = aside.result() | {
             contract.WORKING_IMAGE: working_image,
             contract.MASK: working_mask,
             contract.EDGES: canny.edge_map(working_image, working_mask),
@@ -109,6 +108,21 @@ class PreprocessModel:
             prepared_at=time.monotonic(),
         )
         return response({contract.PLAN: plan.to_json()} | arrays)
+
+    def _read_reference_and_words(
+        self, ref_image: bytes, options: ReplaceOptions
+    ) -> dict[Tensor, npt.NDArray[Any]]:
+        reference = pictures.decode(ref_image, "ref_image")
+        ids = [
+            tokenize(tokenizer, [options.negative_prompt or "", options.prompt])
+            for tokenizer in self._tokenizers
+        ]
+        pixels = pictures.clip_pixels(reference.rgb, self._facts.clip_image_size)
+        return {
+            contract.INPUT_IDS: ids[0],
+            contract.INPUT_IDS_2: ids[1],
+            contract.REF_PIXELS: pixels,
+        }
 
 
 def _read_required(request: Any, name: str) -> bytes:
