@@ -29,18 +29,22 @@ SHADING_DARKEST = 0.4
 """Lightness under this share of the ground's is product: an umbra that dark is thin."""
 SHADING_RISE = 0.6
 """Lab per pixel that a shadow may always change by; JPEG noise on a plain ground stays under it."""
-SHADING_FALLOFF = 0.012
-"""The steepest shadow fades to 1/e within this share of the picture's short side."""
+SHADING_FALLOFF = 0.0075
+"""The steepest shadow, that of a foot on its ground, fades to 1/e within this share of the picture's
+short side."""
+SHADING_SHARPEST = 3.8
+"""And within so many of the picture's pixels: the blur of an edge is shorter."""
 SHADING_GAP = 0.01
 """Gaps in a product's outline under twice this share of the short side do not let a shadow in."""
 SHADING_DEPTHS = (100.0, 30.0, 20.0, 12.0, 6.0)
 """Lab depths of shadow to try: one deep enough to look like the product has no edge against it."""
 SHADING_REACH = 4
-"""Pixels by which a shadow ends short of the product, as the picture is smoothed."""
+"""Pixels of the copy by which a shadow ends short of the product, as the copy is smoothed."""
 SHADING_CRACKS = 0.1
 """Pixels of edge in the ground, as a share of the short side, that show a shadow got in."""
-SHADING_SIDE = 512
-"""Shadows are sought in a copy of at most this long side: all that is soft is in it, and less noise."""
+SHADING_SIDES = 384, 512
+"""Shadows are sought in a copy whose long side is in this range: in a larger one is nothing that is
+soft, but more noise, and in a smaller one the steepest shadow is as sharp as an edge."""
 SMALLEST_PART = 0.02
 """Parts under this share of the largest part are specks, not products."""
 
@@ -56,9 +60,10 @@ def key_uniform_background(rgb: Pixels) -> Pixels | None:
     distance, outside = _key(lab, surface, floor)
     shaded = _shaded_ground(lab, surface, outside, floor)
     if (shaded & ~outside).any():
-        surface = _follow_shading(lab, surface, outside | shaded)
+        reach = round(SHADING_REACH / _copy_scale(*outside.shape))
+        surface = _follow_shading(lab, surface, outside | shaded, reach)
         distance, level = _key(lab, surface, floor)
-        outside |= shaded | (level & _widened(shaded, SHADING_REACH))
+        outside |= shaded | (level & _widened(shaded, reach))
     level = _level(distance, floor)
     outside |= connected_to_border(outside | level)
     outside |= ground_in_holes(level, outside)
@@ -174,17 +179,26 @@ def large_parts(region: Region) -> Region:
 def _shaded_ground(lab: Floats, ground: Floats, outside: Region, floor: float) -> Region:
     """The ground [H, W], grown from ``outside`` over soft shadows and gradients."""
     height, width = outside.shape
-    scale = min(1.0, SHADING_SIDE / max(height, width))
+    scale = _copy_scale(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     small_lab, small_ground, share = (
-        cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        cv2.resize(image, size, interpolation=way)
         for image in (lab, ground, outside.astype(np.float32))
     )
     depth = np.sqrt(_squares(small_lab - small_ground))
-    small = _grown(share > 0.5, _is_soft(small_lab, small_ground, depth, floor), depth, floor)
+    falloff = max(SHADING_SHARPEST * max(1, scale), min(size) * SHADING_FALLOFF)
+    soft = _is_soft(small_lab, small_ground, depth, floor, falloff)
+    small = _grown(share > 0.5, soft, depth, floor)
     back = cv2.resize(small.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     shaded: Region = back > 0.5
     return shaded
+
+
+def _copy_scale(height: int, width: int) -> float:
+    """The size of the copy in which shadows are sought, by that of the picture."""
+    least, most = (side / max(height, width) for side in SHADING_SIDES)
+    return min(max(1.0, least), most)
 
 
 def _grown(outside: Region, soft: Region, depth: Floats, floor: float) -> Region:
@@ -220,9 +234,10 @@ def _has_entered(ground: Region, depth: Floats, floor: float) -> bool:
     return bool(np.count_nonzero(cracks) > SHADING_CRACKS * min(ground.shape))
 
 
-def _is_soft(lab: Floats, ground: Floats, depth: Floats, floor: float) -> Region:
+def _is_soft(lab: Floats, ground: Floats, depth: Floats, floor: float, falloff: float) -> Region:
     """Where the colour could be that of shaded ground, and no edge runs.
 
+    ``falloff``: the pixels within which the steepest shadow fades to 1/e.
     A shadow of any strength that fades over a length changes per pixel by its depth over that
     length; an edge of any strength changes by about its whole height.
     """
@@ -231,7 +246,7 @@ def _is_soft(lab: Floats, ground: Floats, depth: Floats, floor: float) -> Region
     ratio = (lightness + 16) / (bright + 16)
     green, blue = (own - ratio * its for own, its in zip(chroma, plain, strict=True))
     darker = bright - lightness
-    limit = SHADING_RISE + depth / max(5.0, min(depth.shape) * SHADING_FALLOFF)
+    limit = SHADING_RISE + depth / falloff
     soft: Region = green * green + blue * blue < SHADING_CHROMA**2
     soft &= (-2 * floor < darker) & (darker < (1 - SHADING_DARKEST) * bright)
     soft &= _slope(smooth) < limit
@@ -270,10 +285,10 @@ def _widened(region: Region, radius: float) -> Region:
     return wide
 
 
-def _follow_shading(lab: Floats, ground: Floats, outside: Region) -> Floats:
-    """The ground's colour with the shadows on it, carried on a little way under the product."""
+def _follow_shading(lab: Floats, ground: Floats, outside: Region, reach: int) -> Floats:
+    """The ground's colour with the shadows on it, carried on ``reach`` pixels under the product."""
     clear = cv2.erode(outside.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(np.float32)
-    side = 2 * max(SHADING_REACH, round(min(lab.shape[:2]) * SHADING_GAP / 2)) + 1
+    side = 2 * max(reach, round(min(lab.shape[:2]) * SHADING_GAP / 2)) + 1
     shaded: Floats = cv2.add(ground, mean_near(cv2.subtract(lab, ground), clear, side, 1e-3))
     return shaded
 
