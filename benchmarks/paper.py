@@ -19,7 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
 
@@ -42,8 +41,7 @@ RATE = 283e12
 """FLOP a second: SDXL by TensorRT in fp16 on an H100, one picture at a time (Stability AI's card:
 30 steps in 1471 ms)."""
 MATTING = "matting network, on this CPU"
-Pixels = npt.NDArray[np.uint8]
-_BESIDE = ThreadPoolExecutor(1)
+_BESIDE = ThreadPoolExecutor(2)
 LOOP = "denoise, beside its engine (sampler, tensors)"
 
 
@@ -95,25 +93,21 @@ def _request(network: MattingNetwork | None, engine_time: EngineTime) -> dict[st
 
     image, reference = photo(SIDE, SIDE), photo(SIDE, SIDE, "reference.jpg")
     picture = timed("decoding", lambda: pictures.decode(image, "image"))
-    beside = _BESIDE.submit(_read_reference, reference)  # as `preprocess` does it
-    alpha = timed("matte", lambda: subject.find_matte(picture, None, network).alpha)
-    seen = timed("the reference, as far as it is not read by then", beside.result)
+    seen = timed("decoding", lambda: pictures.decode(reference, "ref_image"))
+    # As `preprocess` does it: what needs no matte is made ready beside it.
+    pixels = _BESIDE.submit(pictures.clip_pixels, seen.rgb, FULL.clip_side)
+    alpha = timed("matte", lambda: subject.find_matte(picture, None, network, _BESIDE).alpha)
+    timed("the reference's pixels, after the matte", pixels.result)
     took[MATTING] = 1000 * (engine_time.seconds - before)
     took["matte"] -= took[MATTING]
     mask = timed("mask and edges", lambda: subject.working_mask(alpha, SIDE, SIDE))
     timed("mask and edges", lambda: canny.edge_map(picture.rgb, mask))
-    behind = np.ascontiguousarray(seen)
+    behind = np.ascontiguousarray(seen.rgb)
     front = timed("foreground's colours", lambda: estimate_foreground(picture.rgb, alpha))
     result = timed("paste-back", lambda: paste_back(front, alpha, behind))
     timed("fidelity of the report", lambda: fidelity(picture.rgb, alpha, result))
     timed("encoding", lambda: pictures.encode(result, "jpeg"))
     return took
-
-
-def _read_reference(file: bytes) -> Pixels:
-    seen = pictures.decode(file, "ref_image").rgb
-    pictures.clip_pixels(seen, FULL.clip_side)
-    return seen
 
 
 if __name__ == "__main__":

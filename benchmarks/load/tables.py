@@ -95,8 +95,9 @@ def other_engine(result: Result) -> str:
     """The same run with another engine, in one sentence."""
     told, capacity, made = result["compared"], result["capacity"], result["conditions"]
     engine = result["bundle_and_engine"].partition("-")[2]
+    where = f"{made['date']}, {made['cores']} cores of {made['cpu']}"
     return (
-        f"With {engine} ({made['date']}, {made['cores']} cores of {made['cpu']}): {capacity['ours']['pictures_per_second']:.2f} pictures a second, "
+        f"With {engine} ({where}): {capacity['ours']['pictures_per_second']:.2f} pictures a second, "
         f"{told['pictures_by_one_at_a_time']:.2f} times those of one request at a time, "
         f"{told['pictures_by_diffusers']:.1f} times those of diffusers in FP32; p99 "
         f"{told['p99_one_at_a_time_by_ours']:.1f} times ours."

@@ -28,7 +28,7 @@ def flight(server: TritonServer) -> Iterator[Flight]:
 
 def test_a_big_one_is_not_starved_by_a_stream_of_small_ones(flight: Flight) -> None:
     """Until it is through, each of the others' places is through with no more small ones than its 60
-    steps have room for."""
+    steps have room for, and one that was on its way at either end."""
     done, over = [], threading.Event()
 
     def stream(place: int) -> None:
@@ -51,7 +51,7 @@ def test_a_big_one_is_not_starved_by_a_stream_of_small_ones(flight: Flight) -> N
             place.join()
     assert big.report["unet_evaluations"] == 60
     passed = sum(begun < moment < ended for moment in done)
-    room = math.ceil(60 / 20) + 2  # one that was on its way at either end
+    room = math.ceil(60 / 20) + 2
     assert TOGETHER <= passed <= TOGETHER * room
 
 

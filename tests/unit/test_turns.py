@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from collections.abc import Callable, Sequence
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from backdrop_server.stages.denoise import State
-from backdrop_server.stages.turns import Turns
+from backdrop_server.stages.turns import OWN_SHARE, Turns
 from tests.unit.test_denoise import make_encoded, start
 
 LIMIT = 8
@@ -139,8 +140,8 @@ def test_those_who_left_do_not_hold_up_the_clock() -> None:
 
 
 def test_a_stream_without_end_does_not_keep_a_large_one_waiting() -> None:
-    """Each of four places asks anew as soon as it is served: a large one of 50 steps comes first when
-    the clock, of which each step of theirs is two thirds of one, has gone past its due."""
+    """Each of four places asks anew as soon as it is served, for 10 steps; the large one wants 50.
+    While it waits, 8 of the 12 rows in flight are evaluated: 10 steps are 6.7 of the clock."""
     flight = by_turns()
     for place in range(4):
         flight.add(f"{place}", 1, 10)
@@ -152,17 +153,17 @@ def test_a_stream_without_end_does_not_keep_a_large_one_waiting() -> None:
             if f"{place}" not in flight.live:
                 passed += 1
                 flight.add(f"{place}", 1, 10)
-    waited = 4 * 5  # ten steps are 6.7 of the clock; the last that is due before 37.5 comes at 26.8
+    waited = 4 * math.ceil(OWN_SHARE * (50 - 10) / (10 * 8 / 12))
     beside = 2 * 5  # two places of a call are left while it takes its 50 steps
-    assert passed <= waited + beside
+    assert passed == waited + beside
 
 
-def waits(flight: Flight, places: int, requests: int) -> list[int]:
-    """Rows evaluated while each of ``requests`` was in flight; every place asks anew at once."""
-    kinds = random.Random(7)
+def waits(flight: Flight, seed: int) -> list[int]:
+    """Rows evaluated while each of 300 requests was in flight; each of 16 places asks anew at once."""
+    kinds = random.Random(seed)
     begun: dict[str, int] = {}
-    while len(flight.ended) < requests:
-        while len(flight.live) < places:
+    while len(flight.ended) < 300:
+        while len(flight.live) < 16:
             name, steps = str(len(begun)), kinds.choice((6, 10, 10, 10, 15, 20, 30))
             begun[name] = flight.rows_done
             flight.add(name, samples=kinds.choice((1, 1, 1, 2, 2, 4)), steps=steps)
@@ -171,6 +172,7 @@ def waits(flight: Flight, places: int, requests: int) -> list[int]:
 
 
 def test_callers_who_ask_anew_at_once_wait_no_longer_than_if_all_shared() -> None:
-    by, sharing = (waits(make(), places=16, requests=400) for make in (by_turns, shared))
-    assert np.mean(by) < np.mean(sharing)
-    assert np.percentile(by, 99) <= np.percentile(sharing, 99)
+    """Over four loads, in the mean and for the slowest in a hundred."""
+    pairs = [(waits(by_turns(), seed), waits(shared(), seed)) for seed in range(4)]
+    for figure in (np.mean, lambda waited: np.percentile(waited, 99)):
+        assert np.mean([figure(by) / figure(sharing) for by, sharing in pairs]) < 1

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from backdrop_server.stages.keying import border, border_distance
+from backdrop_server.stages.keying import border_distance
+from backdrop_server.stages.regions import border
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -31,19 +32,19 @@ def evidence(rgb: Pixels, keyed: Pixels | None) -> Floats:
     it is; the distance from the ground's colour, finely and coarsely; how rare a colour is at the
     border.
     """
-    told = sight(rgb)
+    told = features(rgb)
     if keyed is not None:
         add_key(told, keyed)
     return told
 
 
 def add_key(told: Floats, keyed: Pixels) -> None:
-    """Put the keyed matte ``keyed`` uint8 [H, W] into the ``sight`` of its photo."""
+    """Put the keyed matte ``keyed`` uint8 [H, W] into the ``features`` of its photo."""
     told[KEY] = keyed / np.float32(255)
     told[KEY + 1] = 1
 
 
-def sight(rgb: Pixels) -> Floats:
+def features(rgb: Pixels) -> Floats:
     """The `evidence` of ``rgb`` uint8 [H, W, 3] but for its key: float32 [CHANNELS, H, W]."""
     height, width = rgb.shape[:2]
     told = np.zeros((CHANNELS, height, width), np.float32)

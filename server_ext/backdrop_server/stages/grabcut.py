@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 from backdrop_server.stages.composite import light_of
 from backdrop_server.stages.edges import around, ground_in_holes, soft_edge
-from backdrop_server.stages.keying import border, connected_to_border, large_parts
 from backdrop_server.stages.pictures import resize
+from backdrop_server.stages.regions import border, connected_to_border, large_parts
 from backdrop_server.stages.upsampling import along_edges
 
 Pixels = npt.NDArray[np.uint8]

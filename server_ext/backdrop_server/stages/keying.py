@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from backdrop_server.stages.edges import ground_in_holes, soft_edge
-from backdrop_server.stages.means import mean_near
+from backdrop_server.stages.regions import border, connected_to_border, large_parts, widened
+from backdrop_server.stages.shading import follow_shading, reach_of, shaded_ground, squares
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -23,30 +24,6 @@ KEY_FLOOR = 3.0
 """Lab distance that is never taken for subject: JPEG noise on a white ground stays under it."""
 SPILL = ((9, 0.12), (17, 0.04))
 """Beside an edge, windows in pixels, and the shares of its contrast that JPEG spills and rings by."""
-SHADING_CHROMA = 4.0
-"""Lab chroma by which a shadow may differ from its ground at the same lightness."""
-SHADING_DARKEST = 0.4
-"""Lightness under this share of the ground's is product: an umbra that dark is thin."""
-SHADING_RISE = 0.6
-"""Lab per pixel that a shadow may always change by; JPEG noise on a plain ground stays under it."""
-SHADING_FALLOFF = 0.0075
-"""The steepest shadow, that of a foot on its ground, fades to 1/e within this share of the picture's
-short side."""
-SHADING_SHARPEST = 3.8
-"""And within so many of the picture's pixels: the blur of an edge is shorter."""
-SHADING_GAP = 0.01
-"""Gaps in a product's outline under twice this share of the short side do not let a shadow in."""
-SHADING_DEPTHS = (100.0, 30.0, 20.0, 12.0, 6.0)
-"""Lab depths of shadow to try: one deep enough to look like the product has no edge against it."""
-SHADING_REACH = 4
-"""Pixels of the copy by which a shadow ends short of the product, as the copy is smoothed."""
-SHADING_CRACKS = 0.1
-"""Pixels of edge in the ground, as a share of the short side, that show a shadow got in."""
-SHADING_SIDES = 384, 512
-"""Shadows are sought in a copy whose long side is in this range: in a larger one is nothing that is
-soft, but more noise, and in a smaller one the steepest shadow is as sharp as an edge."""
-SMALLEST_PART = 0.02
-"""Parts under this share of the largest part are specks, not products."""
 
 
 def key_uniform_background(rgb: Pixels) -> Pixels | None:
@@ -58,12 +35,11 @@ def key_uniform_background(rgb: Pixels) -> Pixels | None:
     lab, surface = _lab(rgb), _surface(weights, *rgb.shape[:2])
     floor = max(KEY_FLOOR, 3 * noise)
     distance, outside = _key(lab, surface, floor)
-    shaded = _shaded_ground(lab, surface, outside, floor)
+    shaded = shaded_ground(lab, surface, outside, floor)
     if (shaded & ~outside).any():
-        reach = round(SHADING_REACH / _copy_scale(*outside.shape))
-        surface = _follow_shading(lab, surface, outside | shaded, reach)
+        surface = follow_shading(lab, surface, outside | shaded)
         distance, level = _key(lab, surface, floor)
-        outside |= shaded | (level & _widened(shaded, reach))
+        outside |= shaded | (level & widened(shaded, reach_of(*shaded.shape)))
     level = _level(distance, floor)
     outside |= connected_to_border(outside | level)
     outside |= ground_in_holes(level, outside)
@@ -75,12 +51,12 @@ def border_distance(rgb: Pixels) -> Floats | None:
     ground = _border_ground(rgb)
     if ground is None:
         return None
-    return np.sqrt(_squares(_lab(rgb) - _surface(ground[0], *rgb.shape[:2])))
+    return np.sqrt(squares(_lab(rgb) - _surface(ground[0], *rgb.shape[:2])))
 
 
 def _key(lab: Floats, ground: Floats, floor: float) -> tuple[Floats, Region]:
     """The distance [H, W] from the ground's colour, and what is the ground from the border on."""
-    distance = np.sqrt(_squares(lab - ground))
+    distance = np.sqrt(squares(lab - ground))
     return distance, connected_to_border(cv2.GaussianBlur(distance, (3, 3), 0) < floor)
 
 
@@ -123,13 +99,6 @@ def _border_points(
     return y, x, points
 
 
-def border(height: int, width: int, depth: int) -> Region:
-    """The outermost ``depth`` pixels of a picture."""
-    frame = np.ones((height, width), bool)
-    frame[depth : height - depth, depth : width - depth] = False
-    return frame
-
-
 def _axis(length: int) -> Floats:
     return np.linspace(-1, 1, length, dtype=np.float32)
 
@@ -153,149 +122,6 @@ def _near(colours: Floats, target: Floats, limit: float) -> Region:
     return near
 
 
-def connected_to_border(region: Region) -> Region:
-    """The connected parts of ``region`` that touch the border of the picture."""
-    _, labels = cv2.connectedComponents(region.astype(np.uint8), connectivity=4)
-    edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    touching = np.zeros(labels.max() + 1, bool)
-    touching[edge] = True
-    touching[0] = False
-    connected: Region = touching[labels]
-    return connected
-
-
-def large_parts(region: Region) -> Region:
-    """The connected parts that are not specks beside the largest."""
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(region.astype(np.uint8))
-    areas = stats[:, cv2.CC_STAT_AREA].copy()
-    areas[0] = 0
-    large: Region = (areas > SMALLEST_PART * areas.max())[labels]
-    return large
-
-
-# --- soft shadows ---------------------------------------------------------------------------------
-
-
-def _shaded_ground(lab: Floats, ground: Floats, outside: Region, floor: float) -> Region:
-    """The ground [H, W], grown from ``outside`` over soft shadows and gradients."""
-    height, width = outside.shape
-    scale = _copy_scale(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    small_lab, small_ground, share = (
-        cv2.resize(image, size, interpolation=way)
-        for image in (lab, ground, outside.astype(np.float32))
-    )
-    depth = np.sqrt(_squares(small_lab - small_ground))
-    falloff = max(SHADING_SHARPEST * max(1, scale), min(size) * SHADING_FALLOFF)
-    soft = _is_soft(small_lab, small_ground, depth, floor, falloff)
-    small = _grown(share > 0.5, soft, depth, floor)
-    back = cv2.resize(small.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-    shaded: Region = back > 0.5
-    return shaded
-
-
-def _copy_scale(height: int, width: int) -> float:
-    """The size of the copy in which shadows are sought, by that of the picture."""
-    least, most = (side / max(height, width) for side in SHADING_SIDES)
-    return min(max(1.0, least), most)
-
-
-def _grown(outside: Region, soft: Region, depth: Floats, floor: float) -> Region:
-    """What can be reached from ``outside`` through ``soft``, if that is no product.
-
-    A disc has to fit on the way, so that neither an outline with small gaps nor specks of noise
-    lead it astray.
-    """
-    radius = max(2.0, min(outside.shape) * SHADING_GAP)
-    size = -1
-    for deepest in SHADING_DEPTHS:
-        shaded = soft & (depth < deepest)
-        size, before = np.count_nonzero(shaded), size
-        if size == before:
-            continue
-        free = ~_without_specks(~(outside | shaded), 4 * radius)
-        centres = cv2.distanceTransform(free.astype(np.uint8), cv2.DIST_L2, 5) > radius
-        grown = _widened(_touched_at_border(centres, outside), radius) & free
-        if not _has_entered(outside | grown, depth, floor):
-            return grown
-    return outside
-
-
-def _has_entered(ground: Region, depth: Floats, floor: float) -> bool:
-    """Whether edges run through the ground: then it holds a product's inside, next to the outside.
-
-    The colour of ground alone is much the same on both sides of a line that is not ground.
-    """
-    square = np.ones((7, 7), np.uint8)
-    deepest = cv2.dilate(np.where(ground, depth, 0), square)
-    shallowest = cv2.erode(np.where(ground, depth, np.float32(1e3)), square)
-    cracks = ~ground & (deepest - shallowest > np.maximum(2 * floor, 0.6 * deepest))
-    return bool(np.count_nonzero(cracks) > SHADING_CRACKS * min(ground.shape))
-
-
-def _is_soft(lab: Floats, ground: Floats, depth: Floats, floor: float, falloff: float) -> Region:
-    """Where the colour could be that of shaded ground, and no edge runs.
-
-    ``falloff``: the pixels within which the steepest shadow fades to 1/e.
-    A shadow of any strength that fades over a length changes per pixel by its depth over that
-    length; an edge of any strength changes by about its whole height.
-    """
-    smooth = cv2.GaussianBlur(lab, (0, 0), 1)
-    (lightness, *chroma), (bright, *plain) = cv2.split(smooth), cv2.split(ground)
-    ratio = (lightness + 16) / (bright + 16)
-    green, blue = (own - ratio * its for own, its in zip(chroma, plain, strict=True))
-    darker = bright - lightness
-    limit = SHADING_RISE + depth / falloff
-    soft: Region = green * green + blue * blue < SHADING_CHROMA**2
-    soft &= (-2 * floor < darker) & (darker < (1 - SHADING_DARKEST) * bright)
-    soft &= _slope(smooth) < limit
-    return soft
-
-
-def _slope(lab: Floats) -> Floats:
-    """The change in Lab per pixel, [H, W]."""
-    across, down = (cv2.Sobel(lab, cv2.CV_32F, *axis, scale=1 / 8) for axis in ((1, 0), (0, 1)))
-    slope: Floats = np.sqrt(_squares(across) + _squares(down))
-    return slope
-
-
-def _without_specks(region: Region, area: float) -> Region:
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(region.astype(np.uint8))
-    kept = stats[:, cv2.CC_STAT_AREA] > area
-    kept[0] = False
-    rest: Region = kept[labels]
-    return rest
-
-
-def _touched_at_border(region: Region, outside: Region) -> Region:
-    """The connected parts of ``region`` that meet ``outside`` at the border of the picture."""
-    _, labels = cv2.connectedComponents(region.astype(np.uint8), connectivity=4)
-    touched = np.zeros(labels.max() + 1, bool)
-    touched[labels[outside & border(region.shape[0], region.shape[1], 1)]] = True
-    touched[0] = False
-    parts: Region = touched[labels]
-    return parts
-
-
-def _widened(region: Region, radius: float) -> Region:
-    """``region`` and all within ``radius`` pixels of it."""
-    away = cv2.distanceTransform((~region).astype(np.uint8), cv2.DIST_L2, 5)
-    wide: Region = away <= radius
-    return wide
-
-
-def _follow_shading(lab: Floats, ground: Floats, outside: Region, reach: int) -> Floats:
-    """The ground's colour with the shadows on it, carried on ``reach`` pixels under the product."""
-    clear = cv2.erode(outside.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(np.float32)
-    side = 2 * max(reach, round(min(lab.shape[:2]) * SHADING_GAP / 2)) + 1
-    shaded: Floats = cv2.add(ground, mean_near(cv2.subtract(lab, ground), clear, side, 1e-3))
-    return shaded
-
-
-# --- shared ---------------------------------------------------------------------------------------
-
-
 def _lab(rgb: Pixels) -> Floats:
     """CIE Lab, L in 0..100, of uint8 [H, W, 3]."""
     lab: Floats = cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
@@ -306,9 +132,3 @@ def _rgb_light(lab: Floats) -> Floats:
     """The light, 0 to 1, of Lab colours [H, W, 3]."""
     light: Floats = np.clip(cv2.cvtColor(lab, cv2.COLOR_LAB2LRGB), 0, 1)
     return light
-
-
-def _squares(image: Floats) -> Floats:
-    """The sum of the squares of the three channels, [H, W]."""
-    total: Floats = cv2.transform(cv2.multiply(image, image), np.ones((1, 3), np.float32))
-    return total

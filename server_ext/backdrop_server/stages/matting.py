@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from backdrop_server.stages.evidence import add_key, sight
+from backdrop_server.stages.evidence import add_key, features
 from backdrop_server.stages.upsampling import along_edges
 
 Pixels = npt.NDArray[np.uint8]
@@ -159,7 +159,7 @@ class MattingNetwork:
         return output.reshape(self.spec.maps, *output.shape[-2:])
 
     def warm_up(self) -> None:
-        """Ask once of an empty picture: memory is then at its height, and no request waits for it."""
+        """Ask once of an empty picture, so that no request waits for the memory of the first run."""
         side = self.spec.side
         self._maps(network_input(np.zeros((side, side, 3), np.uint8), self.spec))
 
@@ -171,7 +171,7 @@ def network_input(rgb: Pixels, spec: MattingSpec) -> Floats:
     """
     small = _shrunk(rgb, spec.side)
     if spec.keyed:
-        return sight(small)[None]
+        return features(small)[None]
     brightest = max(1, int(small.max())) if spec.by_brightest else 255
     scaled = small.astype(np.float32) / brightest
     normal = (scaled - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +29,6 @@ all doubt."""
 SURE_KEY = 0.97
 """A keyed matte that is as sure looks complete: our own network has to be without doubt, too."""
 
-_BESIDE = ThreadPoolExecutor(1)
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Matte:
@@ -45,7 +43,10 @@ class Matte:
 
 
 def find_matte(
-    picture: Picture, mask: Pixels | None = None, network: MattingNetwork | None = None
+    picture: Picture,
+    mask: Pixels | None = None,
+    network: MattingNetwork | None = None,
+    beside: Executor | None = None,
 ) -> Matte:
     """Find the subject of a photo, by the surest way that applies.
 
@@ -53,7 +54,8 @@ def find_matte(
     if it hides something; else a published matting ``network`` is asked. Without one a uniform
     background is keyed out from the border, and our own network corrects that as far as it is to be
     believed; before any other background GrabCut starts from what our network sees, or, without it,
-    from all but the border. Equal inputs give equal mattes.
+    from all but the border. Equal inputs give equal mattes. What our network sees is made ready by
+    ``beside`` while this thread keys.
     Raises InvalidInputError where no subject, or nothing but subject, is found.
     """
     if mask is not None:
@@ -63,22 +65,21 @@ def find_matte(
     if network is not None and not network.spec.keyed:
         return _checked(_found(picture, network.alpha(picture.rgb), network.kind))
     if network is not None:
-        return _checked(_by_our_own(picture, network))
+        return _checked(_by_our_own(picture, network, beside))
     keyed = key_uniform_background(picture.rgb)
     if keyed is None:
         return _checked(_found(picture, grabcut(picture.rgb), "grabcut", TRUST))
     return _checked(_found(picture, keyed, KEYED))
 
 
-def _by_our_own(picture: Picture, network: MattingNetwork) -> Matte:
-    given = _BESIDE.submit(network_input, picture.rgb, network.spec)  # as long as keying takes
+def _by_our_own(picture: Picture, network: MattingNetwork, beside: Executor | None) -> Matte:
+    look = functools.partial(network_input, picture.rgb, network.spec)
+    given = look if beside is None else beside.submit(look).result
     keyed = key_uniform_background(picture.rgb)
     if keyed is None:
-        return _cut_out(picture, network.share(given.result()))
+        return _cut_out(picture, network.share(given()))
     key = functools.cache(lambda: _found(picture, keyed, KEYED))
-    corrected = network.corrected(
-        picture.rgb, given.result(), keyed, lambda: key().sureness >= SURE_KEY
-    )
+    corrected = network.corrected(picture.rgb, given(), keyed, lambda: key().sureness >= SURE_KEY)
     return key() if corrected is None else _found(picture, corrected, OWN_MATTING)
 
 

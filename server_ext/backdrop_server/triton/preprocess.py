@@ -25,7 +25,6 @@ from backdrop_server.errors import InvalidInputError
 from backdrop_server.plan import BundleFacts, Plan
 from backdrop_server.stages import canny, pictures, subject
 from backdrop_server.stages.conditioning import load_tokenizer, tokenize
-from backdrop_server.stages.matting import MattingNetwork
 from backdrop_server.stages.pictures import Picture
 from backdrop_server.stages.subject import Matte
 from backdrop_server.triton.board import Board, Stage, board_path
@@ -53,7 +52,8 @@ class PreprocessModel:
         self._limit = int(parameter(config, "max_held_requests"))
         self._facts = BundleFacts.from_json((folder / "bundle.json").read_text())
         self._tokenizers = [load_tokenizer(folder / name) for name in ("tokenizer", "tokenizer_2")]
-        # Each instance is a process, and those that are at work have the cores between them.
+        # Each instance is a process, and those that are at work have the cores between them; what one
+        # does beside its matte is short.
         threads = max(1, len(os.sched_getaffinity(0)) // contract.PREPROCESS_INSTANCES)
         cv2.setNumThreads(threads)
         self._engine_time = EngineTime()
@@ -61,16 +61,20 @@ class PreprocessModel:
         if self._network is not None:
             self._network.warm_up()
         self._board = Board(board_path(os.getppid()))
-        self._aside = ThreadPoolExecutor(1)
+        self._beside = ThreadPoolExecutor(2)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request on its own."""
         return answer_each(requests, self._answer)
 
+    def finalize(self) -> None:
+        """Triton unloads the model."""
+        self._beside.shutdown()
+
     def _answer(self, request: Any) -> Any:
         if set(request.requested_output_names()) == {contract.ALPHA.name}:
             picture = pictures.decode(_read_required(request, "image"), "image")
-            return response({contract.ALPHA: _find_matte(request, picture, self._network).alpha})
+            return response({contract.ALPHA: self._find_matte(request, picture).alpha})
         request_id = request.request_id() or uuid.uuid4().hex
         received_at = time.monotonic()
         self._board.enter(request_id, self._limit)
@@ -83,17 +87,18 @@ class PreprocessModel:
     def _prepare(self, request: Any, request_id: str, received_at: float) -> Any:
         options = _read_options(request)
         picture = pictures.decode(_read_required(request, "image"), "image")
-        # What needs no matte is done beside it.
-        aside = self._aside.submit(
-            self._read_reference_and_words, _read_required(request, "ref_image"), options
-        )
+        reference = pictures.decode(_read_required(request, "ref_image"), "ref_image")
+        begun = self._beside.submit(self._read_conditions, reference, options)
         engines_before = self._engine_time.seconds
-        matte = _find_matte(request, picture, self._network)
+        try:
+            matte = self._find_matte(request, picture)
+        finally:
+            conditions = begun.result()  # of a request without a matte nothing stays behind
         matting_seconds = self._engine_time.seconds - engines_before
         size = working_size(*picture.size, self._facts.native_pixels)
         working_image = pictures.resize(picture.rgb, *size)
         working_mask = subject.working_mask(matte.alpha, *size)
-        arrays = aside.result() | {
+        arrays = conditions | {
             contract.WORKING_IMAGE: working_image,
             contract.MASK: working_mask,
             contract.EDGES: canny.edge_map(working_image, working_mask),
@@ -109,10 +114,16 @@ class PreprocessModel:
         )
         return response({contract.PLAN: plan.to_json()} | arrays)
 
-    def _read_reference_and_words(
-        self, ref_image: bytes, options: ReplaceOptions
+    def _find_matte(self, request: Any, picture: Picture) -> Matte:
+        mask = read_scalar(request, _INPUTS["mask_image"])
+        if mask is not None:
+            mask = pictures.decode_mask(mask, "mask_image", picture.size)
+        return subject.find_matte(picture, mask, self._network, self._beside)
+
+    def _read_conditions(
+        self, reference: Picture, options: ReplaceOptions
     ) -> dict[Tensor, npt.NDArray[Any]]:
-        reference = pictures.decode(ref_image, "ref_image")
+        """What the encoders read: words as tokens, the reference as pixels."""
         ids = [
             tokenize(tokenizer, [options.negative_prompt or "", options.prompt])
             for tokenizer in self._tokenizers
@@ -130,13 +141,6 @@ def _read_required(request: Any, name: str) -> bytes:
     if data is None:
         raise InvalidInputError(name, "it is missing", "a picture file")
     return data
-
-
-def _find_matte(request: Any, picture: Picture, network: MattingNetwork | None) -> Matte:
-    mask = read_scalar(request, _INPUTS["mask_image"])
-    if mask is not None:
-        mask = pictures.decode_mask(mask, "mask_image", picture.size)
-    return subject.find_matte(picture, mask, network)
 
 
 def _read_options(request: Any) -> ReplaceOptions:
