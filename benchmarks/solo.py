@@ -79,18 +79,20 @@ def _ask(client: Any, seed: int) -> dict[str, float]:
     encoders = max(took.values())
     stages, report = answer.report["seconds"], answer.report
     loop, matting = float(report["engine_seconds"]), float(report["matting_seconds"])
-    engines = matting + encoders + loop + decoder
+    edges = float(report["edge_encoder_seconds"])
+    engines = matting + encoders + edges + loop + decoder
     return {
         "whole": whole,
         "engine: loop": loop,
         "engine: one step": loop / STEPS,
         "engine: encoders": encoders,
+        "engine: edge encoder, in torch": edges,
         "engine: decoder": decoder,
         "engine: matting network": matting,
         "preprocess, beside its engine (codecs, matte, edges, tokens)": stages["preprocess"]
         - matting,
         "encode, beside its engines": stages["encode"] - encoders,
-        "denoise, beside its engine (sampler, tensors)": stages["denoise"] - loop,
+        "denoise, beside its engine (sampler, tensors)": stages["denoise"] - loop - edges,
         "decode, beside its engine": stages["decode"] - decoder,
         "postprocess (paste-back, report, codec)": stages["postprocess"],
         "gRPC and Triton's own": whole - stages["total"],

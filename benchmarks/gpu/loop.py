@@ -32,9 +32,15 @@ class Painter:
     """Paints requests with one set of networks; ``denoise`` batches whatever is in flight."""
 
     def __init__(
-        self, graphs: Graphs, architecture: Architecture, device: str, row_limit: int = ROW_LIMIT
+        self,
+        graphs: Graphs,
+        encode_edges: denoise.EncodeEdges,
+        architecture: Architecture,
+        device: str,
+        row_limit: int = ROW_LIMIT,
     ) -> None:
         self._graphs = graphs
+        self._encode_edges = encode_edges
         self._architecture = architecture
         self._device = device
         self._row_limit = row_limit
@@ -96,6 +102,7 @@ class Painter:
             encoded,
             self._facts,
             self._schedulers,
+            self._encode_edges,
             torch.device(self._device),
         )
 

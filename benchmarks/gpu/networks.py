@@ -57,28 +57,36 @@ def make_networks(architecture: Architecture, device: str, dtype: torch.dtype) -
     On the ``meta`` device they have shapes only.
     """
 
-    logging.set_verbosity_error()  # it warns of ``to(dtype)`` even where nothing is kept in FP32
-
     def make(build: Callable[[], nn.Module], seed: int) -> nn.Module:
-        with torch.device(device):
-            module = build()
-        module = module.to(dtype).eval().requires_grad_(False)
-        if device != "meta":
-            _fill(dict(module.named_parameters()), WEIGHTS_SEED + seed)
-        return module
+        return _make(build, seed, device, dtype)
 
     text = [CLIPTextConfig(**architecture.text_tower(t)) for t in _towers(architecture)]
     vision = CLIPVisionConfig(**architecture.image_encoder())
     unet = make(lambda: UNet2DConditionModel(**architecture.unet()), 0)
     return Networks(
         unet=unet,
-        controlnet=make(lambda: ControlNetModel(**architecture.controlnet()), 1),
+        controlnet=make_controlnet(architecture, device, dtype),
         vae=make(lambda: AutoencoderKL(**architecture.vae()), 2),
         text_encoder=make(lambda: CLIPTextModel(text[0]), 3),
         text_encoder_2=make(lambda: CLIPTextModelWithProjection(text[1]), 4),
         image_encoder=make(lambda: CLIPVisionModelWithProjection(vision), 5),
         ip_adapter=_ip_adapter(architecture, unet, device, dtype),
     )
+
+
+def make_controlnet(architecture: Architecture, device: str, dtype: torch.dtype) -> nn.Module:
+    """The ControlNet of ``make_networks`` alone."""
+    return _make(lambda: ControlNetModel(**architecture.controlnet()), 1, device, dtype)
+
+
+def _make(build: Callable[[], nn.Module], seed: int, device: str, dtype: torch.dtype) -> nn.Module:
+    logging.set_verbosity_error()  # it warns of ``to(dtype)`` even where nothing is kept in FP32
+    with torch.device(device):
+        module = build()
+    module = module.to(dtype).eval().requires_grad_(False)
+    if device != "meta":
+        _fill(dict(module.named_parameters()), WEIGHTS_SEED + seed)
+    return module
 
 
 def parameters_of(networks: Networks) -> dict[str, int]:

@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from backdrop_export.edge_encoder import weights_of
+from backdrop_server.stages.edge_encoder import EdgeEncoder
 from benchmarks.gpu.architecture import Architecture
 from benchmarks.gpu.graphs import graph_modules
-from benchmarks.gpu.networks import PRECISIONS, Networks, make_networks
+from benchmarks.gpu.networks import PRECISIONS, Networks, make_controlnet, make_networks
 from benchmarks.gpu.timing import RUNS, WARM_UPS
 
 SMALL_RUNS = (1, 2)
@@ -59,6 +61,11 @@ class Setup:
         """Our five graphs over fresh networks."""
         return graph_modules(self.networks(), self.architecture)
 
+    def edge_encoder(self) -> EdgeEncoder:
+        """The server's, with the weights of the networks' ControlNet."""
+        controlnet = make_controlnet(self.architecture, self.device, self.dtype)
+        return EdgeEncoder(weights_of(controlnet), torch.device(self.device))
+
 
 def _example_side(architecture: Architecture) -> int:
     """At least two of the 64-pixel units that sides come in: tracing takes one for a fixed size."""
@@ -77,12 +84,11 @@ def denoiser_example(setup: Setup, rows: int) -> dict[str, torch.Tensor]:
         "pooled_prompt_embeds": (architecture.text_2.projection,),
         "time_ids": (6,),
         "image_embeds": (4, architecture.prompt_width),
-        "edges": (side, side),
+        "edge_embeds": (architecture.unet_channels[0], side // 8, side // 8),
         "cn_weight": (),
         "ip_adapter_weight": (),
     }
     tensors = {name: torch.rand(rows, *shape, device=device) for name, shape in shapes.items()}
-    tensors["edges"] = (tensors["edges"] * 255).to(torch.uint8)
     tensors["timestep"] *= 999
     return tensors
 

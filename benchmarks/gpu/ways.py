@@ -154,7 +154,9 @@ def mixed(bench: Bench) -> Content:
 def make_painter(bench: Bench, engine: str) -> Painter:
     """Our loop on ``engine``; raises AbsentError where the machine lacks it."""
     setup = bench.setup
-    return Painter(load_graphs(engine, setup), setup.architecture, setup.device)
+    return Painter(
+        load_graphs(engine, setup), setup.edge_encoder(), setup.architecture, setup.device
+    )
 
 
 def _ours_row(

@@ -28,6 +28,8 @@ class Work:
 
     unet: int
     controlnet: int
+    edge_encoder: int
+    """The part of the ControlNet that needs to be run once for a request, whatever its steps."""
     vae_encode: int
     vae_decode: int
     text_encoders: int
@@ -38,13 +40,14 @@ class Work:
 @functools.cache
 def count_work(architecture: Architecture, width: int, height: int) -> Work:
     """Count the graphs of ``architecture`` at a picture size."""
-    networks, modules = _networks(architecture)
+    networks, modules, edge_encoder = _networks(architecture)
     # The counter looks for hooks by module; the two halves of the denoiser are counted apart.
     controlnet = _count(networks.controlnet, **_controlnet_inputs(architecture, width, height))
     denoiser = _count(modules[DENOISER], *_denoiser_inputs(architecture, width, height))
     return Work(
         unet=denoiser - controlnet,
         controlnet=controlnet,
+        edge_encoder=_count(edge_encoder, _meta(1, 3, height, width)),
         vae_encode=_count(networks.vae.encoder, _meta(1, 3, height, width)),
         vae_decode=_count(modules["vae_decoder"], _meta(1, 1, 4, height // 8, width // 8)),
         text_encoders=_count(
@@ -55,9 +58,10 @@ def count_work(architecture: Architecture, width: int, height: int) -> Work:
 
 
 @functools.cache
-def _networks(architecture: Architecture) -> tuple[Networks, dict[str, nn.Module]]:
+def _networks(architecture: Architecture) -> tuple[Networks, dict[str, nn.Module], nn.Module]:
     networks = make_networks(architecture, "meta", torch.float32)
-    return networks, graph_modules(networks, architecture)
+    edge_encoder = networks.controlnet.controlnet_cond_embedding  # the graph is without it
+    return networks, graph_modules(networks, architecture), edge_encoder
 
 
 def flop_of(architecture: Architecture, requests: Iterable[Request], vae_encodes: int = 2) -> float:
@@ -74,7 +78,8 @@ def flop_of(architecture: Architecture, requests: Iterable[Request], vae_encodes
         samples = len(request.seeds)
         rows = samples * request.halves
         total += evaluations * rows * (work.unet + work.controlnet)
-        total += work.text_encoders + work.image_encoder + vae_encodes * work.vae_encode
+        total += work.text_encoders + work.image_encoder + work.edge_encoder
+        total += vae_encodes * work.vae_encode
         total += samples * work.vae_decode
     return total
 
@@ -105,7 +110,7 @@ def _denoiser_inputs(architecture: Architecture, width: int, height: int) -> lis
         _meta(1, architecture.text_2.projection),
         _meta(1, 6),
         _meta(1, 4, architecture.prompt_width),
-        _meta(1, height, width, dtype=torch.uint8),
+        _meta(1, architecture.unet_channels[0], h, w),
         _meta(1),
         _meta(1),
     ]
@@ -117,6 +122,6 @@ def _controlnet_inputs(architecture: Architecture, width: int, height: int) -> d
         "sample": _meta(1, 4, height // 8, width // 8),
         "timestep": _meta(1),
         "encoder_hidden_states": _meta(1, 77, architecture.prompt_width),
-        "controlnet_cond": _meta(1, 3, height, width),
+        "controlnet_cond": _meta(1, architecture.unet_channels[0], height // 8, width // 8),
         "added_cond_kwargs": added,
     }

@@ -21,6 +21,8 @@ GRAPH_FOLDERS = {
     DENOISER: ("unet", "controlnet", "ip_adapter"),
 }
 """The bundle's folders that each graph is made of; a change elsewhere leaves it up to date."""
+EDGE_ENCODER = "controlnet_cond_embedding"
+"""What diffusers calls the edge encoder in its ``ControlNetModel``."""
 IP_ADAPTER = "ip_adapter/ip-adapter.safetensors"
 PREPROCESSOR = "feature_extractor/preprocessor_config.json"
 SCHEDULER = "scheduler/scheduler_config.json"

@@ -6,11 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from backdrop_export import edge_encoder
 from backdrop_export.bundles import DENOISER, SCHEDULER, Bundle
 from backdrop_export.engines import ENGINE_KINDS, Arrays, Network, load_network
 from backdrop_export.samples import ENCODERS, Size, sample_inputs
 from backdrop_server.errors import SetupError
+from backdrop_server.stages.edge_encoder import EdgeEncoder
 
 _ENCODERS = tuple(name for name in ENCODERS if name.endswith("encoder"))
 _GUIDANCE = 7.5
@@ -21,12 +24,14 @@ _WEIGHTS = ((0.9, 0.5), (0.5, 1.0), (0.2, 0.3))
 def sample_requests(bundle: Bundle, count: int, size: Size) -> list[Arrays]:
     """Seeded requests as ``preprocess`` would hand them on: stand-ins where no real ones are.
 
-    Each holds one row of every encoder's inputs, and ``edges``. ``size`` gives height and width.
+    Each holds one row of every encoder's inputs, and ``edges`` uint8 [H, W]. ``size`` gives height
+    and width.
     """
     one = Size(1, size.height, size.width)
     requests = []
     for seed in range(count):
-        request = {"edges": sample_inputs(bundle, DENOISER, one, seed)["edges"]}
+        drawn = np.random.default_rng((seed, 1)).random((size.height, size.width))
+        request: Arrays = {"edges": np.where(drawn < 0.1, 255, 0).astype(np.uint8)}
         for graph in _ENCODERS:
             request |= sample_inputs(bundle, graph, one, seed)
         requests.append(request)
@@ -43,9 +48,10 @@ def calibration_batches(
     over the loop from all noise to almost none, are given. Raises SetupError for a missing graph.
     """
     networks = {name: _network(graphs / f"{name}.onnx") for name in (*_ENCODERS, DENOISER)}
+    encode_edges = EdgeEncoder(edge_encoder.load_weights(bundle), torch.device("cpu"))
     keep = {round(step) for step in np.linspace(0, steps - 1, kept)}
     for seed, request in enumerate(requests):
-        conditioning = _condition(bundle, networks, request, seed)
+        conditioning = _condition(bundle, networks, encode_edges, request, seed)
         loop = _denoise(bundle, networks[DENOISER], conditioning, steps, seed)
         yield from (inputs for step, inputs in enumerate(loop) if step in keep)
 
@@ -57,7 +63,11 @@ def _network(path: Path) -> Network:
 
 
 def _condition(
-    bundle: Bundle, networks: Mapping[str, Network], request: Arrays, seed: int
+    bundle: Bundle,
+    networks: Mapping[str, Network],
+    encode_edges: EdgeEncoder,
+    request: Arrays,
+    seed: int,
 ) -> Arrays:
     """All inputs of the denoiser that stay the same over the loop, in two rows."""
     facts = bundle.facts()
@@ -72,13 +82,14 @@ def _condition(
     weights = np.array(_WEIGHTS[seed % len(_WEIGHTS)], np.float32)
     inpaint = np.concatenate([holes, masked], axis=1)
     time_ids = np.array([height, width, 0, 0, height, width], np.float32)
+    edges = encode_edges(torch.from_numpy(request["edges"]))
     return {
         "inpaint_latents": np.repeat(inpaint, 2, axis=0),
         "prompt_embeds": encoded["prompt_embeds"][0],
         "pooled_prompt_embeds": encoded["pooled_prompt_embeds"][0],
         "image_embeds": encoded["image_embeds"][0],
         "time_ids": np.tile(time_ids, (2, 1)),
-        "edges": np.repeat(request["edges"], 2, axis=0),
+        "edge_embeds": edges[None].expand(2, -1, -1, -1).numpy(),
         "cn_weight": np.repeat(weights[:1], 2),
         "ip_adapter_weight": np.repeat(weights[1:], 2),
     }
@@ -88,7 +99,6 @@ def _denoise(
     bundle: Bundle, unet: Network, conditioning: Arrays, steps: int, seed: int
 ) -> Iterator[Arrays]:
     """The inputs of each evaluation of one denoise loop with the bundle's Euler sampler."""
-    import torch
     from diffusers import EulerDiscreteScheduler
 
     scheduler = EulerDiscreteScheduler.from_config(bundle.config(SCHEDULER))

@@ -26,7 +26,7 @@ _PICTURE = {0: Axis.ROWS, 1: Axis.PICTURE_HEIGHT, 2: Axis.PICTURE_WIDTH}
 AXES: Mapping[str, Mapping[int, Axis]] = {
     "sample": _LATENT,
     "inpaint_latents": _LATENT,
-    "edges": _PICTURE,
+    "edge_embeds": _LATENT,
     "working_image": _PICTURE,
     "mask": _PICTURE,
     "latents": {

@@ -144,12 +144,17 @@ class UnetControlnet(nn.Module):
     """ControlNet, 9-channel UNet and the IP-Adapter's attention; every weight is per row.
 
     ``unet`` must have ``RowWeightedIPAttention`` in its cross-attention; see ``install_ip_adapter``.
+    ``controlnet`` loses its edge encoder, which does not change with the step: the graph takes what
+    that gives. See ``backdrop_server.stages.edge_encoder``.
     """
 
-    def __init__(self, unet: nn.Module, controlnet: nn.Module) -> None:
+    def __init__(self, unet: nn.Module, controlnet: Any) -> None:
         super().__init__()
         self.unet = unet
         self.controlnet = controlnet
+        controlnet.controlnet_cond_embedding = nn.Identity()
+        # Of edges in three equal channels the order means nothing, and what is given is no picture.
+        controlnet.register_to_config(controlnet_conditioning_channel_order="rgb")
 
     def forward(
         self,
@@ -160,7 +165,7 @@ class UnetControlnet(nn.Module):
         pooled_prompt_embeds: torch.Tensor,
         time_ids: torch.Tensor,
         image_embeds: torch.Tensor,
-        edges: torch.Tensor,
+        edge_embeds: torch.Tensor,
         cn_weight: torch.Tensor,
         ip_adapter_weight: torch.Tensor,
     ) -> torch.Tensor:
@@ -170,12 +175,11 @@ class UnetControlnet(nn.Module):
         image = (_cast(image_embeds, dtype), _cast(ip_adapter_weight.view(-1, 1, 1), dtype))
         # Timesteps and time ids stay FP32 up to their embeddings: FP16 would round a timestep.
         added = {"text_embeds": _cast(pooled_prompt_embeds, dtype), "time_ids": time_ids}
-        picture = (edges.float() / 255).unsqueeze(1).expand(-1, 3, -1, -1)
         down, mid = self.controlnet(
             _cast(sample, dtype),
             timestep,
             encoder_hidden_states=prompt,
-            controlnet_cond=_cast(picture, dtype),
+            controlnet_cond=_cast(edge_embeds, dtype),
             conditioning_scale=_cast(cn_weight.view(-1, 1, 1, 1), dtype),
             added_cond_kwargs=added,
             return_dict=False,

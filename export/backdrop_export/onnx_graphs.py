@@ -137,7 +137,13 @@ def write_onnx(bundle: Bundle, graph: str, module: Any, path: Path) -> None:
         )
 
 
-_FIXED = {"sample": (1,), "inpaint_latents": (1,), "noise_pred": (1,), "image_embeds": (2,)}
+_FIXED = {
+    "sample": (1,),
+    "inpaint_latents": (1,),
+    "image_embeds": (2,),
+    "edge_embeds": (1,),
+    "noise_pred": (1,),
+}
 """Sizes of the denoiser that follow from the weights; an engine is faster when it knows them."""
 
 

@@ -209,11 +209,14 @@ class _Builder:
         self.report.differences(rows)
 
     def _denoise_files(self) -> None:
+        from backdrop_export.edge_encoder import write_weights
         from backdrop_export.preview import write_preview
 
         version = self.folder / "denoise" / "1"
         self._facts(version)
         shutil.copyfile(self.bundle.path / SCHEDULER, version / "scheduler_config.json")
+        with self.report.step("edge encoder: writing"):
+            write_weights(self.bundle, version / "edge_encoder.npz")
         with self.report.step("preview: fitting"):
             write_preview(self.bundle, version / "preview.npz")
 

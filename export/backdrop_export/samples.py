@@ -109,7 +109,7 @@ def _denoiser(bundle: Bundle, size: Size, generator: np.random.Generator) -> Arr
     width = int(bundle.value("unet/config.json", "cross_attention_dim"))
     pooled = int(bundle.value("text_encoder_2/config.json", "projection_dim"))
     time_ids = np.array([size.height, size.width, 0, 0, size.height, size.width], np.float32)
-    edges = generator.random((rows, size.height, size.width)) < 0.1
+    edge_channels = int(bundle.value("controlnet/config.json", "block_out_channels")[0])
     mask = (generator.random((rows, 1, *area)) < 0.5).astype(np.float32)
     return {
         "sample": _normal(generator, rows, channels, *area),
@@ -119,7 +119,7 @@ def _denoiser(bundle: Bundle, size: Size, generator: np.random.Generator) -> Arr
         "pooled_prompt_embeds": _normal(generator, rows, pooled),
         "time_ids": np.tile(time_ids, (rows, 1)),
         "image_embeds": _normal(generator, rows, bundle.image_tokens(), width),
-        "edges": (edges * 255).astype(np.uint8),
+        "edge_embeds": _normal(generator, rows, edge_channels, *area),
         "cn_weight": np.linspace(0.9, 0.2, rows, dtype=np.float32),
         "ip_adapter_weight": np.linspace(0.3, 1.0, rows, dtype=np.float32),
     }

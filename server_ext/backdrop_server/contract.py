@@ -144,7 +144,7 @@ UNET_CONTROLNET_INPUTS = (
     Tensor("pooled_prompt_embeds", "FP32", (-1, -1)),
     Tensor("time_ids", "FP32", (-1, 6)),
     Tensor("image_embeds", "FP32", (-1, -1, -1)),
-    Tensor("edges", "UINT8", (-1, -1, -1)),  # rows, H, W; 255 = edge
+    Tensor("edge_embeds", "FP32", (-1, -1, -1, -1)),  # rows, channels, h, w; stages.edge_encoder's
     Tensor("cn_weight", "FP32", (-1,)),
     Tensor("ip_adapter_weight", "FP32", (-1,)),
 )

@@ -27,6 +27,8 @@ from benchmarks.gpu.setup import SMALL_RUNS
 from benchmarks.gpu.steps import STEPS, run_step
 from PIL import Image
 
+from backdrop_export.edge_encoder import weights_of
+from backdrop_server.stages.edge_encoder import EdgeEncoder
 from tests.benchmarks.test_gpu_figures import write_repository
 
 SLOW = {"build-aotinductor", "compile-light", "triton-inputs"}
@@ -192,8 +194,11 @@ def test_what_lacked_a_repository_is_open_once_there_is_one(tmp_path: Path) -> N
 
 
 def make_painter(dtype: torch.dtype) -> Painter:
-    modules = graph_modules(make_networks(SMALL, "cpu", dtype), SMALL)
-    return Painter({name: as_network(name, m) for name, m in modules.items()}, SMALL, "cpu")
+    networks = make_networks(SMALL, "cpu", dtype)
+    encode_edges = EdgeEncoder(weights_of(networks.controlnet), torch.device("cpu"))
+    modules = graph_modules(networks, SMALL)
+    graphs = {name: as_network(name, module) for name, module in modules.items()}
+    return Painter(graphs, encode_edges, SMALL, "cpu")
 
 
 def test_half_precision_stays_near_eager_fp32() -> None:

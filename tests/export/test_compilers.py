@@ -101,7 +101,8 @@ def sdxl_profiles(export: Export, graph: str) -> list[Profile]:
 
 @pytest.mark.parametrize(
     ("graph", "channels"),
-    [("vae_encoder", 128), ("vae_decoder", 256), (DENOISER, 16)],  # at the picture's size
+    # Of a VAE at the picture's size, of the denoiser at the latents': two skips joined.
+    [("vae_encoder", 128), ("vae_decoder", 256), (DENOISER, 960)],
 )
 def test_no_profile_of_sdxl_holds_a_tensor_too_large_for_tensorrt(
     export: Export, graph: str, channels: int
@@ -109,9 +110,7 @@ def test_no_profile_of_sdxl_holds_a_tensor_too_large_for_tensorrt(
     for profile in sdxl_profiles(export, graph):
         shapes = profile.high
         if graph == DENOISER:
-            rows, height, width = shapes["edges"][:3]
-            latents = shapes["sample"][2] * shapes["sample"][3]
-            assert rows * 960 * latents < 2**31  # two skips joined
+            rows, _, height, width = shapes["sample"]
             samples, pixels = 1, height * width
         elif graph == "vae_encoder":
             (rows, height, width), samples = shapes["working_image"][:3], 1
@@ -121,7 +120,7 @@ def test_no_profile_of_sdxl_holds_a_tensor_too_large_for_tensorrt(
             pixels = height * width * 64
             assert rows * samples * (height * width) ** 2 < 2**31  # the attention's scores
         assert rows * samples * channels * pixels < 2**31
-        assert pixels < 1.6 * SDXL_PIXELS
+        assert pixels < 1.6 * SDXL_PIXELS / (64 if graph == DENOISER else 1)
         if graph != DENOISER:
             assert rows == 1
 

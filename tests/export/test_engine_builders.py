@@ -55,8 +55,8 @@ def test_each_bucket_has_a_profile_over_all_sizes(graph: Path) -> None:
     assert small.low["sample"] == (2, 3, 8, 16)
     assert small.best["sample"] == (2, 3, 16, 16)
     assert small.high["sample"] == (2, 3, 32, 16)
-    assert large.low["edges"] == (8, 64, 128)
-    assert large.high["edges"] == (8, 256, 128)
+    assert large.low["mask"] == (8, 64, 128)
+    assert large.high["mask"] == (8, 256, 128)
     assert large.low["ids"] == large.high["ids"] == (8, 2)
 
 
@@ -111,16 +111,16 @@ def test_the_trtexec_line_says_the_same(graph: Path) -> None:
     at = command.index("--profile=1")
     low, best, high = shape_lines(second)
     assert command[at + 1 :] == [f"--minShapes={low}", f"--optShapes={best}", f"--maxShapes={high}"]
-    assert shape_lines(first)[0] == "sample:2x3x8x16,scale:2,edges:2x64x128,ids:2x2"
+    assert shape_lines(first)[0] == "sample:2x3x8x16,scale:2,mask:2x64x128,ids:2x2"
 
 
 def test_onnxruntimes_provider_gets_one_profile_over_all(graph: Path) -> None:
     path = write_profile(graph, graph, LIMITS)
     assert path == graph.with_suffix(".profile")
     low, best, high = path.read_text().splitlines()
-    assert low == "sample:2x3x8x16,scale:2,edges:2x64x128,ids:2x2"
-    assert best == "sample:8x3x16x16,scale:8,edges:8x128x128,ids:8x2"
-    assert high == "sample:8x3x32x16,scale:8,edges:8x256x128,ids:8x2"
+    assert low == "sample:2x3x8x16,scale:2,mask:2x64x128,ids:2x2"
+    assert best == "sample:8x3x16x16,scale:8,mask:8x128x128,ids:8x2"
+    assert high == "sample:8x3x32x16,scale:8,mask:8x256x128,ids:8x2"
 
 
 def test_a_profile_too_large_for_tensorrt_is_not_written(graph: Path) -> None:
@@ -209,7 +209,7 @@ def test_a_package_refuses_sizes_that_contradict_each_other(package: Path, tiny:
     engine = load_engine("aotinductor", package.with_suffix(""), Precision.BF16)
     given = sample_inputs(tiny, DENOISER, Size(2, 64, 128))
     for name, wrong in (
-        ("edges", given["edges"][:, :56]),
+        ("edge_embeds", given["edge_embeds"][:, :, :7]),
         ("cn_weight", given["cn_weight"][:1]),
         ("prompt_embeds", given["prompt_embeds"][:, :76]),
     ):

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from backdrop_export.bundles import DENOISER, GRAPH_FOLDERS
+from backdrop_export.bundles import DENOISER, GRAPH_FOLDERS, Bundle
+from backdrop_export.edge_encoder import load_weights
 from backdrop_export.engines import Arrays
 from backdrop_export.loading import load_graph
 from backdrop_export.samples import Size, graph_inputs, sample_inputs
 from backdrop_export.verification import difference_of, run_torch
+from backdrop_server.stages.edge_encoder import EdgeEncoder
 from tests.export.conftest import Export
 from tests.export.reference import load_pipeline, paint, pictures
 from tests.pictures import psnr
@@ -49,8 +51,6 @@ def test_rows_do_not_see_each_other(export: Export) -> None:
 
 
 def changed(name: str, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    if name == "edges":
-        return np.zeros_like(array)
     if name == "time_ids" or array.ndim == 1:
         return array * np.float32(0.5)
     return array[..., ::-1].copy()
@@ -138,13 +138,22 @@ def test_unet_controlnet_is_the_pipelines(export: Export, pipeline: Any) -> None
         "ip_adapter_weight": np.full(2, 0.4, np.float32),
         "image_embeds": image_tokens(pipeline, pictures()["ref_image"]).numpy(),
     }
+    edges = torch.from_numpy(pictures()["edges"])
+    inputs["edge_embeds"] = edge_embeds(export.bundle, edges)
     found = export.network(DENOISER)(inputs)["noise_pred"]
     pipeline.set_ip_adapter_scale(0.4)
-    np.testing.assert_allclose(found, diffusers_prediction(pipeline, inputs), atol=5e-5)
+    expected = diffusers_prediction(pipeline, inputs, edges)
+    np.testing.assert_allclose(found, expected, atol=5e-5)
+
+
+def edge_embeds(bundle: Bundle, edges: torch.Tensor) -> np.ndarray[Any, Any]:
+    """What the bundle's edge encoder gives, in two rows."""
+    encode = EdgeEncoder(load_weights(bundle), torch.device("cpu"))
+    return encode(edges).expand(2, -1, -1, -1).numpy()
 
 
 def diffusers_prediction(
-    pipeline: Any, inputs: Arrays, ref_image: Any = None
+    pipeline: Any, inputs: Arrays, edges: torch.Tensor, ref_image: Any = None
 ) -> np.ndarray[Any, Any]:
     from PIL import Image
 
@@ -161,7 +170,7 @@ def diffusers_prediction(
             tensors["sample"],
             timestep,
             encoder_hidden_states=embeds,
-            controlnet_cond=(tensors["edges"].float() / 255).unsqueeze(1).repeat(1, 3, 1, 1),
+            controlnet_cond=(edges.float() / 255).expand(2, 3, -1, -1),
             conditioning_scale=0.9,
             added_cond_kwargs=added,
             return_dict=False,

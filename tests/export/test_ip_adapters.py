@@ -28,7 +28,8 @@ from tests.export.published import (
     write_adapter,
     write_recipe,
 )
-from tests.export.test_graphs import diffusers_prediction, image_tokens
+from tests.export.reference import pictures
+from tests.export.test_graphs import diffusers_prediction, edge_embeds, image_tokens
 
 LIMIT = 1e-4
 BIG_G = {"hidden": 48, "projection": 40}
@@ -119,10 +120,12 @@ def test_denoiser_equals_diffusers(assembled: Assembled) -> None:
         "ip_adapter_weight": np.full(2, 0.4, np.float32),
         "image_embeds": tokens,
     }
+    edges = torch.from_numpy(pictures()["edges"])
+    inputs["edge_embeds"] = edge_embeds(assembled.bundle, edges)
     module = load_graph(assembled.bundle, DENOISER)
     (found,) = run_torch(module, DENOISER, inputs).values()
     assembled.pipeline.set_ip_adapter_scale(0.4)
-    expected = diffusers_prediction(assembled.pipeline, inputs, picture)
+    expected = diffusers_prediction(assembled.pipeline, inputs, edges, picture)
     assert relative_error(found, expected) < LIMIT
     without = inputs | {"ip_adapter_weight": np.zeros(2, np.float32)}
     assert (

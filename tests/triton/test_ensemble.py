@@ -138,6 +138,7 @@ def test_the_report_says_how_the_picture_was_made(server: TritonServer) -> None:
         *("request_id", "working_size", "photo_size", "matte", "sampler", "num_inference_steps"),
         *("unet_evaluations", "rows", "engine_calls", "mean_rows_together", "engine_seconds"),
         *("seconds", "seconds_billed", "matte_sureness", "matting_seconds", "product"),
+        "edge_encoder_seconds",
     }
     assert report["request_id"] == "my-id"
     assert report["photo_size"] == [300, 200]
@@ -151,6 +152,7 @@ def test_the_report_says_how_the_picture_was_made(server: TritonServer) -> None:
     assert all(value >= 0 for value in seconds.values())
     assert sum(seconds[name] for name in stages) == pytest.approx(seconds["total"], abs=1e-4)
     assert 0 < report["engine_seconds"] <= seconds["denoise"]
+    assert 0 < report["edge_encoder_seconds"] <= seconds["denoise"] - report["engine_seconds"]
     assert 0 < report["matting_seconds"] < seconds["preprocess"]
 
 

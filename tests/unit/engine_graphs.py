@@ -102,7 +102,7 @@ def engine_files(folder: Path) -> list[str]:
 
 
 def write_onnx(path: Path, *, half: bool = False, quantized: bool = False) -> None:
-    """``features`` = conv(sample) * scale of its row; ``levels`` = the edges; ``ids`` + 1.
+    """``features`` = conv(sample) * scale of its row; ``levels`` = the mask; ``ids`` + 1.
 
     ``half``: the convolution is FP16, between casts. ``quantized``: both of its sides are INT8, as
     `nvidia-modelopt` writes it.
@@ -111,13 +111,13 @@ def write_onnx(path: Path, *, half: bool = False, quantized: bool = False) -> No
         *(_quantized_convolution() if quantized else _convolution(half)),
         helper.make_node("Reshape", ["scale", "column"], ["scales"]),
         helper.make_node("Mul", ["painted", "scales"], ["features"]),
-        helper.make_node("Cast", ["edges"], ["levels"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["mask"], ["levels"], to=TensorProto.FLOAT),
         helper.make_node("Add", ["ids", "one"], ["next_ids"]),
     ]
     inputs = [
         _info("sample", TensorProto.FLOAT, "rows", CHANNELS, "h", "w"),
         _info("scale", TensorProto.FLOAT, "rows"),
-        _info("edges", TensorProto.UINT8, "rows", "H", "W"),
+        _info("mask", TensorProto.UINT8, "rows", "H", "W"),
         _info("ids", TensorProto.INT64, "rows", 2),
     ]
     outputs = [
@@ -183,9 +183,9 @@ class Graph(nn.Module):
         self.paint.weight = nn.Parameter(torch.from_numpy(WEIGHT.copy()), requires_grad=False)
 
     def forward(
-        self, sample: torch.Tensor, scale: torch.Tensor, edges: torch.Tensor, ids: torch.Tensor
+        self, sample: torch.Tensor, scale: torch.Tensor, mask: torch.Tensor, ids: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        return self.paint(sample) * scale.view(-1, 1, 1, 1), edges.float(), ids + 1
+        return self.paint(sample) * scale.view(-1, 1, 1, 1), mask.float(), ids + 1
 
 
 def limits(engine: str, precision: Precision, built_by: str) -> EngineLimits:
@@ -197,7 +197,7 @@ def _write_package(path: Path, precision: Precision) -> None:
     examples = {
         "sample": torch.randn(2, CHANNELS, 5, 7),
         "scale": torch.rand(2),
-        "edges": torch.zeros(2, 40, 56, dtype=torch.uint8),
+        "mask": torch.zeros(2, 40, 56, dtype=torch.uint8),
         "ids": torch.zeros(2, 2, dtype=torch.int64),
     }
     device = "cuda" if torch.cuda.is_available() else "cpu"

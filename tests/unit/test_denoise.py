@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from diffusers.pipelines.controlnet.pipeline_controlnet_inpaint_sd_xl import rescale_noise_cfg
+from torch.nn import functional
 
 from backdrop_server.contract import SCHEDULERS
 from backdrop_server.plan import BundleFacts
@@ -47,6 +48,11 @@ def make_encoded(width: int = 64, height: int = 64) -> Encoded:
     )
 
 
+def toy_edge_encoder(edges: torch.Tensor) -> torch.Tensor:
+    """The share of edge pixels under each latent, [1, h, w]."""
+    return functional.avg_pool2d(edges.float()[None] / 255, 8)
+
+
 def toy_unet(batch: Batch) -> torch.Tensor:
     """Noise that depends on every input of the same row, and on nothing else."""
 
@@ -63,7 +69,7 @@ def start(encoded: Encoded | None = None, **changes: Any) -> State:
     encoded = encoded or make_encoded()
     height, width = encoded.edges.shape
     plan = make_plan(**{"width": width, "height": height, "num_inference_steps": 5, **changes})
-    return denoise.start(plan, encoded, FACTS, SCHEDULERS_OF_SDXL)
+    return denoise.start(plan, encoded, FACTS, SCHEDULERS_OF_SDXL, toy_edge_encoder)
 
 
 def finish(*states: State, unet: batches.UNet = toy_unet) -> None:

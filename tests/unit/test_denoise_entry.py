@@ -26,6 +26,7 @@ from backdrop_server.triton.board import SHM_FOLDER, Board, Stage
 from tests.unit import triton_stub
 from tests.unit.denoise_loop import LIMITS, DeviceLane, Loop, ToyEngine, request, three
 from tests.unit.test_denoise import FACTS
+from tests.unit.test_edge_encoder import edge_encoder_weights
 from tests.unit.test_residence import FakeQueue
 from tests.unit.test_schedulers import SDXL
 
@@ -35,7 +36,7 @@ MakeLoop = Callable[..., Loop]
 @pytest.fixture
 def entry(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The entry's module, imported as inside Triton."""
-    modules = ("denoise", "metrics", "tensors")
+    modules = ("denoise", "beginning", "metrics", "tensors")
     names = [f"backdrop_server.triton.{module}" for module in modules]
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", triton_stub.module())
     for name in names:
@@ -60,6 +61,7 @@ def make_loop(entry: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> It
         (folder / "bundle.json").write_text(FACTS.to_json())
         (folder / "scheduler_config.json").write_text(json.dumps(SDXL))
         np.savez(folder / "preview.npz", matrix=np.ones((4, 3), "f4"), bias=np.zeros(3, "f4"))
+        np.savez(folder / "edge_encoder.npz", **edge_encoder_weights())
         engine = ToyEngine(limits)
         path = SHM_FOLDER / f"backdrop-board-test-{tmp_path.name}-{len(boards)}"
         boards.append(path)

@@ -63,7 +63,7 @@ def arrays(rows: int = 2, height: int = 5, width: int = 7, seed: int = 1) -> dic
     return {
         "sample": draw.normal(size=(rows, CHANNELS, height, width)).astype(np.float32),
         "scale": draw.uniform(0.5, 2, rows).astype(np.float32),
-        "edges": draw.integers(0, 256, (rows, 8 * height, 8 * width), np.uint8),
+        "mask": draw.integers(0, 256, (rows, 8 * height, 8 * width), np.uint8),
         # Token ids are small: OpenVINO's CPU plugin computes INT64 in 32 bits.
         "ids": draw.integers(0, 2**31 - 2, (rows, 2), np.int64),
     }
@@ -86,7 +86,7 @@ def check_outputs(kind: Kind, given: dict[str, Any], outputs: dict[str, Any]) ->
     expected = expected_features(given)
     error = np.abs(outputs["features"] - expected).max() / np.abs(expected).max()
     assert error < kind.tolerance
-    np.testing.assert_array_equal(outputs["levels"], given["edges"].astype(np.float32))
+    np.testing.assert_array_equal(outputs["levels"], given["mask"].astype(np.float32))
     np.testing.assert_array_equal(outputs["next_ids"], given["ids"] + 1)
 
 
@@ -118,7 +118,7 @@ def test_rows_do_not_touch_each_other(kind: Kind, engine: Engine) -> None:
 
 
 def test_the_engine_says_what_it_takes_and_gives(engine: Engine) -> None:
-    assert set(engine.input_names) == {"sample", "scale", "edges", "ids"}
+    assert set(engine.input_names) == {"sample", "scale", "mask", "ids"}
     assert set(engine.output_names) == {"features", "levels", "next_ids"}
     assert engine.device in {"cpu", "cuda:0"}
     assert set(engine.run(arrays())) == set(engine.output_names)
@@ -149,7 +149,7 @@ def test_inputs_are_left_alone(engine: Engine) -> None:
 def test_strided_and_broadcast_inputs_work(kind: Kind, engine: Engine) -> None:
     given = arrays(3)
     given["sample"] = np.asfortranarray(given["sample"])
-    given["edges"] = np.broadcast_to(given["edges"][:1], given["edges"].shape)
+    given["mask"] = np.broadcast_to(given["mask"][:1], given["mask"].shape)
     given["ids"] = given["ids"][::-1]
     check_outputs(kind, given, engine.run(given))
 
@@ -159,11 +159,11 @@ def test_strided_and_broadcast_inputs_work(kind: Kind, engine: Engine) -> None:
     [
         ("sample", np.zeros((2, CHANNELS, 5, 7), np.float64)),
         ("scale", np.zeros(2, np.float16)),
-        ("edges", np.zeros((2, 40, 56), np.int64)),
+        ("mask", np.zeros((2, 40, 56), np.int64)),
         ("ids", np.zeros((2, 2), np.int32)),
         ("sample", np.zeros((CHANNELS, 5, 7), np.float32)),
         ("scale", np.zeros((2, 1), np.float32)),
-        ("edges", np.zeros((2, 1, 40, 56), np.uint8)),
+        ("mask", np.zeros((2, 1, 40, 56), np.uint8)),
     ],
 )
 def test_a_wrong_type_or_rank_is_refused(
@@ -173,7 +173,7 @@ def test_a_wrong_type_or_rank_is_refused(
         engine.run(arrays() | {name: array})
 
 
-@pytest.mark.parametrize("name", ["sample", "scale", "edges", "ids"])
+@pytest.mark.parametrize("name", ["sample", "scale", "mask", "ids"])
 def test_a_missing_input_is_refused(engine: Engine, name: str) -> None:
     given = arrays()
     del given[name]

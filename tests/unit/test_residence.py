@@ -17,10 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from backdrop_server.contract import SCHEDULERS
 from backdrop_server.stages import batches, denoise, transfers
 from backdrop_server.stages.denoise import State
+from backdrop_server.stages.edge_encoder import EdgeEncoder
 from backdrop_server.stages.transfers import _HostTables, download, upload
 from backdrop_server.triton.pacing import HostPace, HostStopwatch, Lane, OneStepAhead
 from tests.unit.test_contract import make_plan
 from tests.unit.test_denoise import FACTS, make_encoded
+from tests.unit.test_edge_encoder import edge_encoder_weights
 from tests.unit.test_schedulers import SCHEDULERS_OF_SDXL
 
 DEVICE = torch.device("meta")
@@ -54,7 +56,8 @@ def start(scheduler: str, device: torch.device = DEVICE, **changes: Any) -> Stat
     plan = make_plan(
         width=64, height=64, num_inference_steps=20, scheduler=scheduler, seeds=(1, 2), **changes
     )
-    return denoise.start(plan, make_encoded(), FACTS, SCHEDULERS_OF_SDXL, device)
+    encode_edges = EdgeEncoder(edge_encoder_weights(), device)
+    return denoise.start(plan, make_encoded(), FACTS, SCHEDULERS_OF_SDXL, encode_edges, device)
 
 
 def run(state: State) -> None:

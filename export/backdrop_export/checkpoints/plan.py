@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from backdrop_export.bundles import DENOISER, FACTS, GRAPH_FOLDERS, Bundle
+from backdrop_export.bundles import DENOISER, EDGE_ENCODER, FACTS, GRAPH_FOLDERS, Bundle
 from backdrop_export.checkpoints.assemble import is_assembled
 from backdrop_export.checkpoints.disk import Disk, disks, written_size
 from backdrop_export.checkpoints.pieces import (
@@ -145,6 +145,11 @@ _ADAPTER_HALVES: dict[str, Callable[[str], bool]] = {
 }
 
 
+def _is_in_denoiser(name: str) -> bool:
+    """Of a ControlNet's weights: its edge encoder is beside the graph."""
+    return not name.startswith(f"{EDGE_ENCODER}.")
+
+
 def _graph_rows(pieces: Pieces) -> list[GraphRow]:
     rows = []
     for graph, folders in GRAPH_FOLDERS.items():
@@ -159,7 +164,11 @@ def _graph_rows(pieces: Pieces) -> list[GraphRow]:
 def _count(pieces: Pieces, part: str, graph: str) -> tuple[int, bool] | None:
     """Parameters of ``part`` in ``graph``, and whether they are estimated from sizes."""
     piece = pieces[part]
-    kept = _VAE_HALVES.get(graph) or (_ADAPTER_HALVES.get(graph) if part == ADAPTER else None)
+    kept = _VAE_HALVES.get(graph)
+    if part == ADAPTER:
+        kept = _ADAPTER_HALVES.get(graph)
+    elif part == "controlnet":
+        kept = _is_in_denoiser
     if part == ADAPTER or piece.weights is not None:
         return _count_files(pieces, part, kept)
     if part in converted_parts(pieces):
@@ -174,7 +183,7 @@ def _count_files(pieces: Pieces, part: str, kept: Callable[[str], bool] | None) 
         weights = piece.weights.files if piece.weights else piece.files
         size = sum(piece.listing.files[p] for p in piece.paths if p.rpartition("/")[2] in weights)
         each = 2 if part == ADAPTER or (piece.weights and piece.weights.variant) else 4
-        return size // each // (1 if part == ADAPTER or kept is None else 2), True
+        return size // each // (2 if part == "vae" else 1), True
     if piece.weights is None:
         shapes = tensor_shapes(root / piece.paths[0])
     else:

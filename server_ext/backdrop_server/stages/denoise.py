@@ -2,7 +2,7 @@
 
 Follows diffusers' ``StableDiffusionXLControlNetInpaintPipeline``; each request is a ``State`` of its
 own, so requests that differ in sampler, steps, weights, samples and size share an evaluation.
-Letters: S samples, C latent channels, H, W working size, h, w latent size.
+Letters: S samples, C latent channels, E of an edge's embedding, H, W working size, h, w latent size.
 
 Latents, conditioning and noise live on the engine's device for the whole loop; scheduler tables and
 random generators stay on the host, so that a seed gives the same picture on every device.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,7 @@ class Conditioning:
     pooled_prompt_embeds: torch.Tensor  # [halves, P]
     image_embeds: torch.Tensor  # [halves, T, D]
     time_ids: torch.Tensor  # [6]
-    edges: torch.Tensor  # uint8 [H, W]
+    edge_embeds: torch.Tensor  # [E, h, w]
 
     def on(self, device: torch.device) -> Conditioning:
         """The same on ``device``; itself if it is there already."""
@@ -104,6 +104,8 @@ class Encoded:
 
 
 CPU = torch.device("cpu")
+EncodeEdges = Callable[[torch.Tensor], torch.Tensor]
+"""Edges uint8 [H, W] to ``edge_embeds`` [E, h, w]: an ``EdgeEncoder``."""
 
 
 def start(
@@ -111,6 +113,7 @@ def start(
     encoded: Encoded,
     facts: BundleFacts,
     schedulers: SchedulerFactory,
+    encode_edges: EncodeEdges,
     device: torch.device = CPU,
 ) -> State:
     """Draw the noise and set up a request that has at least one step to do, on ``device``.
@@ -131,7 +134,7 @@ def start(
         scheduler=scheduler,
         timesteps=timesteps,
         generators=generators,
-        conditioning=_conditioning(plan, encoded, facts, inpaint_latents).on(device),
+        conditioning=_conditioning(plan, encoded, facts, inpaint_latents, encode_edges).on(device),
         latents=upload(latents, device),
     )
 
@@ -162,7 +165,11 @@ def _sample_moments(moments: torch.Tensor, generators: Sequence[torch.Generator]
 
 
 def _conditioning(
-    plan: Plan, encoded: Encoded, facts: BundleFacts, inpaint_latents: torch.Tensor
+    plan: Plan,
+    encoded: Encoded,
+    facts: BundleFacts,
+    inpaint_latents: torch.Tensor,
+    encode_edges: EncodeEdges,
 ) -> Conditioning:
     halves = slice(0, 2) if plan.uses_guidance else slice(1, 2)
     prompt_embeds = np.array(encoded.prompt_embeds)
@@ -178,7 +185,7 @@ def _conditioning(
         pooled_prompt_embeds=torch.from_numpy(pooled_prompt_embeds[halves]),
         image_embeds=torch.from_numpy(np.array(encoded.image_embeds)[halves]),
         time_ids=torch.tensor(time_ids, dtype=torch.float32),
-        edges=torch.from_numpy(np.array(encoded.edges)),
+        edge_embeds=encode_edges(torch.from_numpy(np.array(encoded.edges))),
     )
 
 

@@ -15,9 +15,12 @@ if TYPE_CHECKING:  # `postprocess` must not load torch for a report
     from backdrop_server.stages.denoise import State
 
 
-def denoise_report(state: State | None, started_at: float, ended_at: float) -> bytes:
+def denoise_report(
+    state: State | None, edge_encoder_seconds: float, started_at: float, ended_at: float
+) -> bytes:
     """JSON of what the loop did; ``state`` None: there was no step to take. Times: monotonic s."""
     values: dict[str, float] = {"started_at": started_at, "ended_at": ended_at}
+    values["edge_encoder_seconds"] = edge_encoder_seconds
     for name in ("evaluations", "rows", "engine_calls", "engine_seconds", "shared_rows"):
         values[name] = 0 if state is None else getattr(state, name)
     return json.dumps(values).encode()
@@ -38,8 +41,9 @@ def final_report(
     ``seconds``: ``preprocess``; ``encode`` with the wait for a place in the loop; ``denoise``;
     ``decode``; ``postprocess``; ``total``. ``engine_calls`` and ``engine_seconds``: the
     request's share, by rows, of the UNet calls that it was part of; ``matting_seconds``: of its
-    ``preprocess``, what the matting network's engine took; ``mean_rows_together``: rows
-    evaluated together with it and of its size, on average over its evaluations.
+    ``preprocess``, what the matting network's engine took; ``edge_encoder_seconds``: of its
+    ``denoise``, what ControlNet's edge encoder took; ``mean_rows_together``: rows evaluated
+    together with it and of its size, on average over its evaluations.
 
     ``seconds_billed``: ``engine_seconds``, and for encoders and decoder what ``costs`` says of the
     working size and the samples. They run also where ``strength`` leaves no step.
@@ -69,6 +73,7 @@ def final_report(
         "engine_calls": round(loop["engine_calls"], 6),
         "engine_seconds": round(loop["engine_seconds"], 6),
         "matting_seconds": round(plan.matting_seconds, 6),
+        "edge_encoder_seconds": round(loop["edge_encoder_seconds"], 6),
         "seconds_billed": round(loop["engine_seconds"] + encoding_seconds, 6),
         "seconds": {name: round(value, 6) for name, value in seconds.items()},
     }

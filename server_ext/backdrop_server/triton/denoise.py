@@ -32,16 +32,16 @@ from backdrop_server.errors import CancelledError
 from backdrop_server.plan import BundleFacts, Plan
 from backdrop_server.stages import batches, denoise
 from backdrop_server.stages.batches import Batch
-from backdrop_server.stages.denoise import Encoded, State
+from backdrop_server.stages.denoise import State
 from backdrop_server.stages.report import denoise_report
-from backdrop_server.stages.schedulers import SchedulerFactory
 from backdrop_server.stages.transfers import download, upload
 from backdrop_server.stages.turns import Turns
+from backdrop_server.triton.beginning import Beginning
 from backdrop_server.triton.board import Board, Cancelled, Stage, board_path
 from backdrop_server.triton.job import Job, Landing
 from backdrop_server.triton.metrics import LoopMetrics
 from backdrop_server.triton.pacing import Lane, Stopwatch, end_process_soon
-from backdrop_server.triton.tensors import error_response, parameter, read, read_scalar, response
+from backdrop_server.triton.tensors import error_response, parameter, read_scalar, response
 
 STAY = 1.0
 """Seconds after which the requests go back to Triton, whoever waits there unseen."""
@@ -61,16 +61,15 @@ class DenoiseModel:
         folder = Path(args["model_repository"], args["model_version"])
         config = json.loads(args["model_config"])
         self._row_limit = int(parameter(config, "row_limit"))
-        self._facts = BundleFacts.from_json((folder / "bundle.json").read_text())
-        scheduler_config = json.loads((folder / "scheduler_config.json").read_text())
-        self._schedulers = SchedulerFactory(scheduler_config)
         precision = Precision(parameter(config, "precision"))
         kind = parameter(config, "engine")
         self._engine = load_engine(kind, folder / "unet_controlnet", precision)
         if self._engine.limits is not None:
-            check_fits(self._engine.limits, self._row_limit, _latent_sizes(self._facts))
+            facts = BundleFacts.from_json((folder / "bundle.json").read_text())
+            check_fits(self._engine.limits, self._row_limit, _latent_sizes(facts))
         self._network = as_network(self._engine)
         self._lane = Lane(self._engine.device)
+        self._beginning = Beginning(folder, self._lane)
         with np.load(folder / "preview.npz") as preview:
             arrays = (preview["matrix"], preview["bias"])
         matrix, bias = (upload(torch.from_numpy(array), self._lane.device) for array in arrays)
@@ -179,7 +178,7 @@ class DenoiseModel:
     def _begin(self, request: Any) -> Job:
         plan = Plan.from_json(read_scalar(request, contract.PLAN))
         try:
-            job = self._make_job(request, plan)
+            job = self._beginning.job(request, plan)
             self._board.run(plan.request_id, 0 if job.state is None else job.state.total)
         except Exception:
             self._board.give_up(plan.request_id)
@@ -188,16 +187,6 @@ class DenoiseModel:
         if job.state is not None:
             self._turns.enter(job.state)
         return job
-
-    def _make_job(self, request: Any, plan: Plan) -> Job:
-        encoded = _read_encoded(request)
-        state = None
-        if not plan.keeps_photo:
-            device = self._lane.device
-            state = denoise.start(plan, encoded, self._facts, self._schedulers, device)
-        now = time.monotonic()
-        shape = (plan.samples, self._facts.latent_channels, *encoded.latent_mask.shape)
-        return Job(plan, state, started_at=now, seen_at=now, latents=torch.zeros(shape))
 
     def _step(self, states: Sequence[State]) -> dict[int, Landing | Exception]:
         """A step of UNet and sampler for those whose turn it is; outcomes by ``id`` of the state."""
@@ -263,7 +252,9 @@ class DenoiseModel:
         return noise
 
     def _finish(self, request: Any, job: Job) -> None:
-        report = denoise_report(job.state, job.started_at, time.monotonic())
+        report = denoise_report(
+            job.state, job.edge_encoder_seconds, job.started_at, time.monotonic()
+        )
         self._board.move(job.plan.request_id, Stage.FINISHING)
         latents = job.latents.numpy()
         self._release(
@@ -287,13 +278,6 @@ class DenoiseModel:
             if job.seen_at < oldest:
                 self._board.move(job.plan.request_id, Stage.ENDED)
                 del self._jobs[correlation_id]
-
-
-def _read_encoded(request: Any) -> Encoded:
-    """All inputs but the plan, by the names that ``Encoded`` has too."""
-    tensors = contract.DENOISE.inputs[1:]
-    arrays: dict[str, Any] = {tensor.name: read(request, tensor) for tensor in tensors}
-    return Encoded(**arrays)
 
 
 def _latent_sizes(facts: BundleFacts) -> list[tuple[int, int]]:

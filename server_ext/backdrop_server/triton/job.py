@@ -37,3 +37,10 @@ class Job:
     latents: torch.Tensor
     """On the host; zeros until the last step has landed."""
     landings: list[Landing] = dataclasses.field(default_factory=list)
+    edge_encoder: Stopwatch | None = None
+    """Of its edge encoder's run; None where there is no step to take."""
+
+    @property
+    def edge_encoder_seconds(self) -> float:
+        """What its edge encoder took; on a device once a step has landed."""
+        return 0.0 if self.edge_encoder is None else self.edge_encoder.seconds()
