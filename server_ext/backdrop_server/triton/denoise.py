@@ -87,7 +87,7 @@ class DenoiseModel:
         begun_at = time.monotonic()
         # Once a call: to ask Triton is a message to it. A cancel by the board is seen at every step.
         self._left = {one.correlation_id() for one in requests if one.is_cancelled()}
-        with self._lane.open():
+        with self._lane.open(), torch.inference_mode():
             going = self._round(requests)
             while len(going) == len(requests) and not self._has_to_return(begun_at, len(going)):
                 going = self._round(going)
