@@ -8,7 +8,6 @@ process of its own, in turn.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import statistics
 import time
@@ -23,10 +22,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from backdrop_export.bundles import DENOISER, Bundle
 from backdrop_export.repository import export_repository
+from backdrop_export.samples import Size, sample_inputs
 from backdrop_server.engines.engine import Engine, Precision
 from backdrop_server.engines.loading import load_engine
-from backdrop_server.plan import BundleFacts
 from benchmarks.conditions import write_result
 
 ENGINES = ("onnxruntime-fp32", "openvino-fp32", "openvino-bf16")
@@ -77,14 +77,13 @@ def _time(
     """Milliseconds of each counted evaluation by number of rows, and the noise for two rows."""
     kind, _, precision = name.rpartition("-")
     engine = load_engine(kind, folder / "unet_controlnet", Precision(precision))
-    facts = BundleFacts.from_json((folder / "bundle.json").read_text())
-    widths = json.loads((bundle / "unet" / "config.json").read_text())
+    opened = Bundle.open(bundle)
     times: dict[str, list[float]] = {}
     for rows in ROWS:
-        batch = _batch(rows, facts, widths)
+        batch = _batch(opened, rows)
         engine.run(batch)  # warm-up: the engine plans for a new shape
         times[str(rows)] = [_milliseconds(engine, batch) for _ in range(EVALUATIONS)]
-    noise: npt.NDArray[np.float32] = engine.run(_batch(2, facts, widths))["noise_pred"]
+    noise: npt.NDArray[np.float32] = engine.run(_batch(opened, 2))["noise_pred"]
     return times, noise
 
 
@@ -94,28 +93,9 @@ def _milliseconds(engine: Engine, batch: dict[str, npt.NDArray[Any]]) -> float:
     return 1000 * (time.perf_counter() - begun)
 
 
-def _batch(rows: int, facts: BundleFacts, unet: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:
-    draw = np.random.default_rng(rows)
-    side = round(facts.native_pixels**0.5)
-    latent = side // facts.vae_scale_factor
-
-    def normal(*shape: int) -> npt.NDArray[np.float32]:
-        return draw.standard_normal(shape).astype(np.float32)
-
-    pooled = unet["projection_class_embeddings_input_dim"] - 6 * unet["addition_time_embed_dim"]
-    width = unet["cross_attention_dim"]
-    return {
-        "sample": normal(rows, facts.latent_channels, latent, latent),
-        "inpaint_latents": normal(rows, 1 + facts.latent_channels, latent, latent),
-        "timestep": np.full(rows, 500, np.float32),
-        "prompt_embeds": normal(rows, 77, width),
-        "pooled_prompt_embeds": normal(rows, pooled),
-        "time_ids": np.tile(np.array([side, side, 0, 0, side, side], np.float32), (rows, 1)),
-        "image_embeds": normal(rows, 4, width),
-        "edges": (draw.random((rows, side, side)) < 0.1).astype(np.uint8) * np.uint8(255),
-        "cn_weight": np.full(rows, 0.9, np.float32),
-        "ip_adapter_weight": np.full(rows, 0.5, np.float32),
-    }
+def _batch(bundle: Bundle, rows: int) -> dict[str, npt.NDArray[Any]]:
+    side = round(bundle.facts().native_pixels ** 0.5)
+    return sample_inputs(bundle, DENOISER, Size(rows, side, side), seed=rows)
 
 
 def _differences(outputs: dict[str, npt.NDArray[np.float32]]) -> dict[str, float]:

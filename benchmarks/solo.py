@@ -4,8 +4,8 @@
 
 Real requests over gRPC, one after another, a JPEG photo of the demo's native size; each has its own
 prompt and reference, so that no encoder's answer is known already. Engine time is what the report
-says of the loop's calls and of the matting network, and what Triton's own statistics say of the
-decoder and of the encoder that runs longest: the others run beside it.
+says of the loop's calls, of the edge encoder and of the matting network, and what Triton's own
+statistics say of the decoder and of the encoder that runs longest: the others run beside it.
 """
 
 from __future__ import annotations

@@ -53,6 +53,7 @@ class Painter:
             self._architecture, request.width, request.height, request.seeds[0], self._device
         )
 
+    @torch.inference_mode()
     def paint(
         self, load: Sequence[tuple[Request, Inputs]], in_flight: int | None = None
     ) -> list[Painted]:
@@ -72,10 +73,12 @@ class Painter:
                 painted[index] = self._decode(running.pop(index))
         return [painted[index] for index in range(len(load))]
 
+    @torch.inference_mode()
     def start(self, request: Request) -> denoise.State:
         """A request that is encoded and ready for its first step."""
         return self._start(request, self.inputs(request))
 
+    @torch.inference_mode()
     def step(self, states: Sequence[denoise.State]) -> None:
         """One evaluation for each of ``states``."""
         self._step(states)

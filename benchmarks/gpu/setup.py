@@ -8,11 +8,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from backdrop_export.edge_encoder import weights_of
-from backdrop_server.stages.edge_encoder import EdgeEncoder
 from benchmarks.gpu.architecture import Architecture
 from benchmarks.gpu.graphs import graph_modules
-from benchmarks.gpu.networks import PRECISIONS, Networks, make_controlnet, make_networks
+from benchmarks.gpu.networks import PRECISIONS, Networks, make_networks
 from benchmarks.gpu.timing import RUNS, WARM_UPS
 
 SMALL_RUNS = (1, 2)
@@ -60,11 +58,6 @@ class Setup:
     def modules(self) -> dict[str, nn.Module]:
         """Our five graphs over fresh networks."""
         return graph_modules(self.networks(), self.architecture)
-
-    def edge_encoder(self) -> EdgeEncoder:
-        """The server's, with the weights of the networks' ControlNet."""
-        controlnet = make_controlnet(self.architecture, self.device, self.dtype)
-        return EdgeEncoder(weights_of(controlnet), torch.device(self.device))
 
 
 def _example_side(architecture: Architecture) -> int:

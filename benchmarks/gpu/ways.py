@@ -15,6 +15,7 @@ from benchmarks.gpu.engines import (
     AbsentError,
     build_package,
     find_repository,
+    load_edge_encoder,
     load_graphs,
     missing_packages,
     shares_weights,
@@ -77,7 +78,7 @@ def _diffusers_rows(bench: Bench, way: str, make: Callable[[], Diffusers]) -> li
 
     def row(request: Request) -> Row:
         inputs = rival().inputs(request)
-        flop = flop_of(setup.architecture, [request], vae_encodes=1)
+        flop = flop_of(setup.architecture, [request], vae_encodes=1, edges_at_every_step=True)
         made = timed_row(bench, lambda: rival().paint(request, inputs), 1, flop)
         latents = rival().paint(request, inputs, "latent")
         return made | {"error": reference_error(setup.out, request.sampler, latents)}
@@ -154,9 +155,8 @@ def mixed(bench: Bench) -> Content:
 def make_painter(bench: Bench, engine: str) -> Painter:
     """Our loop on ``engine``; raises AbsentError where the machine lacks it."""
     setup = bench.setup
-    return Painter(
-        load_graphs(engine, setup), setup.edge_encoder(), setup.architecture, setup.device
-    )
+    graphs, encode_edges = load_graphs(engine, setup), load_edge_encoder(engine, setup)
+    return Painter(graphs, encode_edges, setup.architecture, setup.device)
 
 
 def _ours_row(

@@ -64,11 +64,17 @@ def _networks(architecture: Architecture) -> tuple[Networks, dict[str, nn.Module
     return networks, graph_modules(networks, architecture), edge_encoder
 
 
-def flop_of(architecture: Architecture, requests: Iterable[Request], vae_encodes: int = 2) -> float:
+def flop_of(
+    architecture: Architecture,
+    requests: Iterable[Request],
+    vae_encodes: int = 2,
+    edges_at_every_step: bool = False,
+) -> float:
     """FLOP that ``requests`` need: encoders once a request, denoiser and decoder for each sample.
 
     ``vae_encodes``: ours encodes the photo and the masked photo, diffusers at full strength the
-    masked photo only; each way is credited with what it does.
+    masked photo only. ``edges_at_every_step``: diffusers runs ControlNet's edge encoder for every row
+    of every evaluation, ours once. Each way is credited with what it does.
     """
     schedulers = Samplers()
     total = 0.0
@@ -78,7 +84,8 @@ def flop_of(architecture: Architecture, requests: Iterable[Request], vae_encodes
         samples = len(request.seeds)
         rows = samples * request.halves
         total += evaluations * rows * (work.unet + work.controlnet)
-        total += work.text_encoders + work.image_encoder + work.edge_encoder
+        total += work.edge_encoder * (evaluations * rows if edges_at_every_step else 1)
+        total += work.text_encoders + work.image_encoder
         total += vae_encodes * work.vae_encode
         total += samples * work.vae_decode
     return total

@@ -120,7 +120,7 @@ def request(values: Mapping[str, Any]) -> Fields:
 
 
 def count(bundle: Bundle, report: Mapping[str, Any]) -> int:
-    """FLOP of a request, 2 for a multiply-add, from its report."""
+    """FLOP of a request's graphs, 2 for a multiply-add, from its report."""
     width, height = report["working_size"]
     samples = len(report["product"])
     total = report["unet_evaluations"] * report["rows"] * flop(bundle, DENOISER, width, height)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from backdrop_export.folders import write_atomically
-from backdrop_server import contract, costs
+from backdrop_server import contract
 
 MANIFEST = "manifest.json"
 LIBRARIES = (
@@ -48,9 +48,11 @@ def hash_values(values: object) -> str:
 
 @functools.cache
 def code_version() -> str:
-    """SHA-256 of this package's sources and of the contract and the costs that they follow."""
+    """SHA-256 of this package's sources and of those of the server that they follow."""
     own = sorted(Path(__file__).parent.glob("*.py"))
-    files = [*own, Path(contract.__file__), Path(costs.__file__)]
+    server = Path(contract.__file__).parent
+    theirs = [server / name for name in ("contract.py", "costs.py", "stages/edge_encoder.py")]
+    files = [*own, *theirs]
     return hash_values([hash_file(file) for file in files])
 
 

@@ -104,6 +104,7 @@ def check_parts(parts: Mapping[str, Part], configs: Mapping[str, Config]) -> Non
             check_keys(part, _expected(name, models[name]))
     if "controlnet" in parts:
         _check_residuals(parts["controlnet"], models["controlnet"].config, models["unet"].config)
+        _check_edge_encoder(parts["controlnet"], models["controlnet"].config, configs["vae"])
     if ADAPTER in parts:
         config = configs["unet"] | _demands("unet", configs)
         unet = models.get("unet") or empty_model("unet", config, parts[ADAPTER].place)
@@ -149,6 +150,17 @@ def _check_residuals(part: Part, controlnet: Any, unet: Any) -> None:
             raise SetupError(
                 f"{part.place / 'config.json'}: {name} is {theirs}, the UNet's is {ours}"
             )
+
+
+def _check_edge_encoder(part: Part, controlnet: Any, vae: Config) -> None:
+    """What the edge encoder gives is added to what is made of latents: as often halved as the VAE's."""
+    name = "conditioning_embedding_out_channels"
+    given, needed = len(controlnet[name]) - 1, len(vae["block_out_channels"]) - 1
+    if given != needed:
+        raise SetupError(
+            f"{part.place / 'config.json'}: {name} halves the edges {given} times, the VAE "
+            f"pictures {needed} times"
+        )
 
 
 def _expected(component: str, model: Any) -> dict[str, Shape]:

@@ -217,8 +217,17 @@ class _Builder:
         shutil.copyfile(self.bundle.path / SCHEDULER, version / "scheduler_config.json")
         with self.report.step("edge encoder: writing"):
             write_weights(self.bundle, version / "edge_encoder.npz")
+            self._verify_edge_encoder(version / "edge_encoder.npz")
         with self.report.step("preview: fitting"):
             write_preview(self.bundle, version / "preview.npz")
+
+    def _verify_edge_encoder(self, path: Path) -> None:
+        from backdrop_export.verification import compare_edge_encoder
+
+        found = compare_edge_encoder(self.bundle, path, self.kind)
+        rows = [dataclasses.asdict(difference) for difference in found]
+        self.differences += rows
+        self.report.differences(rows)
 
     def _preprocess_files(self) -> None:
         version = self.folder / "preprocess" / "1"

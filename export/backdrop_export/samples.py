@@ -55,7 +55,7 @@ def graph_outputs(graph: str) -> tuple[Tensor, ...]:
 
 
 def sample_inputs(bundle: Bundle, graph: str, size: Size, seed: int = 0) -> Arrays:
-    """Seeded inputs of ``graph`` by name, typical of what the server gives it."""
+    """Seeded inputs of ``graph`` by name, of the kind that the server gives it."""
     makers = {
         "text_encoder": _text,
         "image_encoder": _reference,

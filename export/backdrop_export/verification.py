@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
 from torch import nn
 
 from backdrop_export.bundles import Bundle
+from backdrop_export.edge_encoder import load_weights
 from backdrop_export.engines import Arrays, EngineKind, Network
 from backdrop_export.samples import CHECKS, Size, graph_inputs, graph_outputs, sample_inputs
 from backdrop_server.errors import EngineError
+from backdrop_server.stages.edge_encoder import EdgeEncoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,3 +110,30 @@ def check(differences: Sequence[Difference], kind: EngineKind) -> None:
                 f"{difference.relative:.3g} relative; allowed: "
                 f"{kind.relative_tolerance:g} relative, {kind.level_tolerance} levels of 8-bit"
             )
+
+
+def compare_edge_encoder(bundle: Bundle, path: Path, kind: EngineKind) -> list[Difference]:
+    """Compare the server's edge encoder, with the weights in ``path``, with diffusers' own module.
+
+    Raises EngineError when it is over the tolerance.
+    """
+    with np.load(path) as stored:
+        encode = EdgeEncoder(dict(stored), torch.device("cpu"))
+    config = bundle.config("controlnet/config.json")
+    module = ControlNetConditioningEmbedding(
+        config["block_out_channels"][0],
+        block_out_channels=tuple(config["conditioning_embedding_out_channels"]),
+    )
+    module.load_state_dict({n: torch.from_numpy(a) for n, a in load_weights(bundle).items()})
+    differences: list[Difference] = []
+    for size in CHECKS:
+        drawn = np.random.default_rng(size.batch).random((size.height, size.width))
+        edges = torch.from_numpy(np.where(drawn < 0.1, 255, 0).astype(np.uint8))
+        with torch.inference_mode():
+            expected = module((edges.float() / 255).expand(1, 3, -1, -1))[0].numpy()
+        found = encode(edges).numpy()
+        differences.append(
+            difference_of("edge_encoder", "torch", str(size), "edge_embeds", found, expected)
+        )
+    check(differences, kind)
+    return differences

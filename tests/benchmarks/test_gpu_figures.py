@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -45,17 +46,29 @@ def test_the_counter_reproduces_the_published_configurations(side: int, part: st
 
 
 def test_the_work_of_whole_pictures() -> None:
-    # As published, the edge encoder runs for both rows of all 25 evaluations; here once.
-    edges = count_work(FULL, FULL.side, FULL.side).edge_encoder
-    plain = flop_of(FULL, [plain_request(FULL, "DDIM")]) + 49 * edges
+    plain = flop_of(FULL, [plain_request(FULL, "DDIM")], edges_at_every_step=True)
     assert plain / 1e12 == pytest.approx(507, rel=0.01)
-    second_order = flop_of(FULL, [plain_request(FULL, "DPM2 Karras")]) + 97 * edges  # 49, not 25
-    assert second_order / 1e12 == pytest.approx(986, rel=0.01)
+    second_order = [plain_request(FULL, "DPM2 Karras")]  # 49 evaluations, not 25
+    counted = flop_of(FULL, second_order, edges_at_every_step=True)
+    assert counted / 1e12 == pytest.approx(986, rel=0.01)
     once = flop_of(SMALL, [plain_request(SMALL, "DDIM")])
     assert flop_of(SMALL, [plain_request(SMALL, "DDIM", seed) for seed in range(3)]) == 3 * once
     work = count_work(SMALL, SMALL.side, SMALL.side)
     fewer = flop_of(SMALL, [plain_request(SMALL, "DDIM")], vae_encodes=1)
     assert once - fewer == work.vae_encode
+
+
+def test_edges_are_encoded_once_whatever_the_steps() -> None:
+    work = count_work(SMALL, SMALL.side, SMALL.side)
+    assert work.edge_encoder > 0
+    short = plain_request(SMALL, "DDIM")
+    long = dataclasses.replace(short, steps=short.steps + 3)
+    rows = 3 * short.halves
+    ours = flop_of(SMALL, [long]) - flop_of(SMALL, [short])
+    assert ours == rows * (work.unet + work.controlnet)
+    rival, shorter = (flop_of(SMALL, [one], edges_at_every_step=True) for one in (long, short))
+    assert rival - shorter == rows * (work.unet + work.controlnet + work.edge_encoder)
+    assert shorter - flop_of(SMALL, [short]) == (short.steps * short.halves - 1) * work.edge_encoder
 
 
 def test_the_full_networks_have_the_published_numbers_of_weights() -> None:

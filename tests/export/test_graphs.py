@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -144,6 +147,20 @@ def test_unet_controlnet_is_the_pipelines(export: Export, pipeline: Any) -> None
     pipeline.set_ip_adapter_scale(0.4)
     expected = diffusers_prediction(pipeline, inputs, edges)
     np.testing.assert_allclose(found, expected, atol=5e-5)
+
+
+def test_a_controlnet_for_bgr_gets_the_same_edges(export: Export, tmp_path: Path) -> None:
+    """Its three channels are equal, and what the edge encoder gives is not to be turned round."""
+    folder = Path(shutil.copytree(export.bundle.path, tmp_path / "bgr"))
+    config = folder / "controlnet" / "config.json"
+    values = json.loads(config.read_text()) | {"controlnet_conditioning_channel_order": "bgr"}
+    config.write_text(json.dumps(values))
+    inputs = sample_inputs(export.bundle, DENOISER, Size(2, 64, 64), seed=4)
+    found, expected = (
+        run_torch(load_graph(bundle, DENOISER), DENOISER, inputs)["noise_pred"]
+        for bundle in (Bundle.open(folder), export.bundle)
+    )
+    np.testing.assert_array_equal(found, expected)
 
 
 def edge_embeds(bundle: Bundle, edges: torch.Tensor) -> np.ndarray[Any, Any]:

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.engines import _time
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from backdrop_export import cli
 from backdrop_export.bundles import DENOISER, GRAPH_FOLDERS, IP_ADAPTER, Bundle
 from backdrop_export.compilers import Source, compile_engine
+from backdrop_export.edge_encoder import load_weights
 from backdrop_export.engine_costs import median_seconds
 from backdrop_export.engines import ENGINE_KINDS, Arrays, load_network
 from backdrop_export.folders import replaced_folder
@@ -25,8 +27,14 @@ from backdrop_export.manifest import read_manifest
 from backdrop_export.onnx_graphs import export_graphs, graphs_folder, outdated_graphs
 from backdrop_export.reporting import Report
 from backdrop_export.repository import export_repository
-from backdrop_export.samples import Size, sample_inputs
-from backdrop_export.verification import Difference, check, compare, expected_answers
+from backdrop_export.samples import CHECKS, Size, sample_inputs
+from backdrop_export.verification import (
+    Difference,
+    check,
+    compare,
+    compare_edge_encoder,
+    expected_answers,
+)
 from backdrop_server import contract
 from backdrop_server.costs import Costs
 from backdrop_server.engines.loading import load_engine
@@ -82,6 +90,33 @@ def test_every_built_config_parses_and_names_its_engine(export: Export) -> None:
             assert config.parameters["precision"].string_value == "fp32"
         if model.name == "denoise":
             assert config.parameters["engine"].string_value == "onnxruntime"
+
+
+def test_the_edge_encoder_is_there_and_compared_with_diffusers(export: Export) -> None:
+    path = export.repository / "denoise" / "1" / "edge_encoder.npz"
+    with np.load(path) as stored:
+        expected = load_weights(export.bundle)
+        assert stored.keys() == expected.keys()
+        for name, array in expected.items():
+            np.testing.assert_array_equal(stored[name], array)
+    rows = read_manifest(export.repository)["differences"]["engine"]
+    assert sum(row["graph"] == "edge_encoder" for row in rows) == len(CHECKS)
+
+
+def test_an_edge_encoder_that_differs_is_refused(export: Export, tmp_path: Path) -> None:
+    weights = load_weights(export.bundle)
+    np.savez(tmp_path / "wrong.npz", **weights | {"blocks.1.bias": weights["blocks.1.bias"] + 1})
+    kind = ENGINE_KINDS["onnxruntime-fp32"]
+    with pytest.raises(EngineError, match=r"edge_encoder .* differs from torch .* edge_embeds"):
+        compare_edge_encoder(export.bundle, tmp_path / "wrong.npz", kind)
+
+
+def test_the_bench_of_engines_runs_the_denoiser(export: Export) -> None:
+    times, noise = _time(
+        "onnxruntime-fp32", export.repository / "denoise" / "1", export.bundle.path
+    )
+    assert times.keys() == {"2", "8", "16"}
+    assert noise.shape[0] == 2 and np.isfinite(noise).all()
 
 
 def test_the_preview_is_a_linear_map(export: Export) -> None:

@@ -99,6 +99,16 @@ def test_a_controlnet_with_other_blocks(folder: Path, tmp_path: Path) -> None:
     assert "controlnet/config.json: layers_per_block is 2, the UNet's is 1" in said
 
 
+def test_a_controlnet_whose_edges_are_halved_too_seldom(folder: Path, tmp_path: Path) -> None:
+    config = folder / "controlnet/config.json"
+    configure(config, conditioning_embedding_out_channels=[4, 8, 16])
+    model = empty_model("controlnet", json.loads(config.read_text()), config.parent)
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    save_file(random_tensors(shapes, seed=1), folder / CONTROLNET)
+    said = refusal(folder, tmp_path)
+    assert "halves the edges 2 times, the VAE pictures 3 times" in said
+
+
 def test_a_key_that_nothing_needs(folder: Path, tmp_path: Path) -> None:
     rewrite(folder / UNET, lambda t: t | {"conv_extra.weight": torch.zeros(2, 3)})
     said = refusal(folder, tmp_path)

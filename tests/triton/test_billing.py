@@ -69,6 +69,7 @@ def test_encoders_and_decoder_are_billed_where_no_step_is_left(
 ) -> None:
     answer = flight.ask(fields_of((300, 100), strength=0.0, samples=samples))
     assert answer.report["engine_seconds"] == 0
+    assert answer.report["edge_encoder_seconds"] == 0
     expected = encoding_of(answer, costs)
     assert answer.report["seconds_billed"] == pytest.approx(expected, abs=1e-6)
 

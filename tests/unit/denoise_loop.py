@@ -35,6 +35,7 @@ class ToyEngine:
         self.spoil_after: int | None = None
 
     def run(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
+        assert torch.is_inference_mode_enabled()
         self.rows.append(len(inputs["timestep"]))
         noise = toy_unet({name: torch.from_numpy(np.array(a)) for name, a in inputs.items()})
         if self.spoil_after is not None and len(self.rows) > self.spoil_after:

@@ -98,6 +98,7 @@ def test_one_step_ahead_gives_what_the_host_gives(make_loop: MakeLoop) -> None:
         for name in ("evaluations", "rows", "engine_calls", "shared_rows"):
             assert reports[0][name] == reports[1][name]
         assert all(report["engine_seconds"] > 0 for report in reports)
+        assert all(report["edge_encoder_seconds"] > 0 for report in reports)
 
 
 def test_a_request_is_answered_one_call_after_its_last_step(make_loop: MakeLoop) -> None:

@@ -77,7 +77,7 @@ def _constant_rows(state: State, device: torch.device) -> Batch:
         "pooled_prompt_embeds": given.pooled_prompt_embeds.repeat_interleave(samples, 0),
         "time_ids": given.time_ids.repeat(rows, 1),
         "image_embeds": given.image_embeds.repeat_interleave(samples, 0),
-        "edge_embeds": given.edge_embeds.repeat(rows, 1, 1, 1),
+        "edge_embeds": given.edge_embeds.expand(rows, -1, -1, -1),  # at SDXL's size 21 MB a row
         "cn_weight": _column(state.plan.cn_weight, rows, device),
         "ip_adapter_weight": _column(state.plan.ip_adapter_weight, rows, device),
     }

@@ -69,11 +69,9 @@ class DenoiseModel:
             check_fits(self._engine.limits, self._row_limit, _latent_sizes(facts))
         self._network = as_network(self._engine)
         self._lane = Lane(self._engine.device)
-        self._beginning = Beginning(folder, self._lane)
-        with np.load(folder / "preview.npz") as preview:
-            arrays = (preview["matrix"], preview["bias"])
-        matrix, bias = (upload(torch.from_numpy(array), self._lane.device) for array in arrays)
-        self._preview = (matrix, bias)
+        with self._lane.open():
+            self._beginning = Beginning(folder, self._lane)
+            self._preview = self._load_preview(folder)
         torch.set_num_threads(1)  # sampler arithmetic is small; the engine has its own threads
         self._board = Board(board_path(os.getppid()))
         self._jobs: dict[int, Job] = {}
@@ -81,6 +79,12 @@ class DenoiseModel:
         self._left: set[int] = set()
         self._has_given_up = False
         self._metrics = LoopMetrics()
+
+    def _load_preview(self, folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+        with np.load(folder / "preview.npz") as preview:
+            arrays = (preview["matrix"], preview["bias"])
+        matrix, bias = (upload(torch.from_numpy(array), self._lane.device) for array in arrays)
+        return matrix, bias
 
     def execute(self, requests: list[Any]) -> None:
         """Step those whose turn it is until one ends or another comes; reschedule the rest."""
