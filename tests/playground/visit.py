@@ -16,7 +16,7 @@ from tests.gateway.servers import GatewayProcess
 
 SECONDS = 120_000.0
 """Milliseconds to wait for anything: the machine may be busy."""
-LONG = {"num_inference_steps": "100", "scheduler": "DPM2 Karras"}
+LONG = {"num_inference_steps": "100", "scheduler": "DPM2 Karras", "samples": "4"}
 """Settings of a run that takes a while."""
 expect.set_options(timeout=SECONDS)
 
