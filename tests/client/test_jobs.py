@@ -59,7 +59,7 @@ def check_progress(seen: list[Progress]) -> None:
     assert "preview" not in repr(seen[-2])
 
 
-LONG_ENOUGH = {"num_inference_steps": 100, "strength": 1.0}
+LONG_ENOUGH = {"num_inference_steps": 100, "strength": 1.0, "samples": 2}
 
 
 def test_progress_is_told_with_previews(client: Backdrop) -> None:
