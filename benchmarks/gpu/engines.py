@@ -15,13 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from backdrop_export.edge_encoder import weights_of
 from backdrop_server.errors import BackdropError, SetupError
-from backdrop_server.stages.edge_encoder import EdgeEncoder
 from benchmarks.gpu.compilers import LIGHT, Compiler, compiler_for, mark_step
 from benchmarks.gpu.graphs import (
     DENOISER,
@@ -33,7 +30,6 @@ from benchmarks.gpu.graphs import (
     as_network,
     output_names,
 )
-from benchmarks.gpu.networks import make_controlnet
 from benchmarks.gpu.rivals import prepare_for_compile
 from benchmarks.gpu.setup import Setup, denoiser_example, encoder_examples
 
@@ -52,19 +48,6 @@ class AbsentError(Exception):
 def load_graphs(engine: str, setup: Setup) -> Graphs:
     """The five networks on ``engine``; raises AbsentError, or whatever the engine fails with."""
     return _LOADERS[engine](setup)
-
-
-def load_edge_encoder(engine: str, setup: Setup) -> EdgeEncoder:
-    """The server's: of the repository that ``engine`` is loaded from, else of ``setup``'s networks."""
-    device = torch.device(setup.device)
-    repository = find_repository(setup.repository, engine, setup.precision)
-    if repository is not None:
-        with np.load(repository / "denoise" / "1" / "edge_encoder.npz") as stored:
-            return EdgeEncoder(dict(stored), device)
-    weights = weights_of(make_controlnet(setup.architecture, setup.device, setup.dtype))
-    if setup.device == "cuda":
-        torch.cuda.empty_cache()  # the rest of that ControlNet would count as the engine's memory
-    return EdgeEncoder(weights, device)
 
 
 def shares_weights(engine: str) -> bool:

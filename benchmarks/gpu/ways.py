@@ -6,8 +6,11 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
+from backdrop_export.edge_encoder import weights_of
+from backdrop_server.stages.edge_encoder import EdgeEncoder
 from benchmarks.gpu.compilers import Compiler, compiler_for
 from benchmarks.gpu.engines import (
     ENGINES,
@@ -15,14 +18,13 @@ from benchmarks.gpu.engines import (
     AbsentError,
     build_package,
     find_repository,
-    load_edge_encoder,
     load_graphs,
     missing_packages,
     shares_weights,
 )
 from benchmarks.gpu.load import IN_FLIGHT, SAMPLERS, Request, mixed_requests, plain_request
 from benchmarks.gpu.loop import ROW_LIMIT, Painter
-from benchmarks.gpu.networks import parameters_of
+from benchmarks.gpu.networks import make_controlnet, parameters_of
 from benchmarks.gpu.results import read_result
 from benchmarks.gpu.rivals import Diffusers, make_compiled, make_eager
 from benchmarks.gpu.rows import (
@@ -33,6 +35,7 @@ from benchmarks.gpu.rows import (
     timed_row,
     write_reference,
 )
+from benchmarks.gpu.setup import Setup
 from benchmarks.gpu.timing import seconds_of
 from benchmarks.gpu.work import flop_of
 
@@ -155,8 +158,21 @@ def mixed(bench: Bench) -> Content:
 def make_painter(bench: Bench, engine: str) -> Painter:
     """Our loop on ``engine``; raises AbsentError where the machine lacks it."""
     setup = bench.setup
-    graphs, encode_edges = load_graphs(engine, setup), load_edge_encoder(engine, setup)
+    graphs, encode_edges = load_graphs(engine, setup), _edge_encoder(engine, setup)
     return Painter(graphs, encode_edges, setup.architecture, setup.device)
+
+
+def _edge_encoder(engine: str, setup: Setup) -> EdgeEncoder:
+    """The server's: of the repository that ``engine`` is loaded from, else of ``setup``'s networks."""
+    device = torch.device(setup.device)
+    repository = find_repository(setup.repository, engine, setup.precision)
+    if repository is not None:
+        with np.load(repository / "denoise" / "1" / "edge_encoder.npz") as stored:
+            return EdgeEncoder(dict(stored), device)
+    weights = weights_of(make_controlnet(setup.architecture, setup.device, setup.dtype))
+    if setup.device == "cuda":
+        torch.cuda.empty_cache()  # the rest of that ControlNet would count as the engine's memory
+    return EdgeEncoder(weights, device)
 
 
 def _ours_row(

@@ -155,7 +155,7 @@ def _check_residuals(part: Part, controlnet: Any, unet: Any) -> None:
 def _check_edge_encoder(part: Part, controlnet: Any, vae: Config) -> None:
     """What the edge encoder gives is added to what is made of latents: as often halved as the VAE's."""
     name = "conditioning_embedding_out_channels"
-    given, needed = len(controlnet[name]) - 1, len(vae["block_out_channels"]) - 1
+    given, needed = len(controlnet[name]) - 1, len(vae.get("block_out_channels", (64,))) - 1
     if given != needed:
         raise SetupError(
             f"{part.place / 'config.json'}: {name} halves the edges {given} times, the VAE "

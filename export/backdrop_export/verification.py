@@ -16,6 +16,7 @@ from torch import nn
 from backdrop_export.bundles import Bundle
 from backdrop_export.edge_encoder import load_weights
 from backdrop_export.engines import Arrays, EngineKind, Network
+from backdrop_export.published_keys import empty_model
 from backdrop_export.samples import CHECKS, Size, graph_inputs, graph_outputs, sample_inputs
 from backdrop_server.errors import EngineError
 from backdrop_server.stages.edge_encoder import EdgeEncoder
@@ -119,7 +120,8 @@ def compare_edge_encoder(bundle: Bundle, path: Path, kind: EngineKind) -> list[D
     """
     with np.load(path) as stored:
         encode = EdgeEncoder(dict(stored), torch.device("cpu"))
-    config = bundle.config("controlnet/config.json")
+    file = "controlnet/config.json"
+    config = empty_model("controlnet", bundle.config(file), bundle.path / file).config
     module = ControlNetConditioningEmbedding(
         config["block_out_channels"][0],
         block_out_channels=tuple(config["conditioning_embedding_out_channels"]),

@@ -88,6 +88,18 @@ def make_loop(entry: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> It
         path.unlink(missing_ok=True)
 
 
+def test_a_repository_without_the_edge_encoder_is_refused(
+    entry: Any, make_loop: MakeLoop, tmp_path: Path
+) -> None:
+    make_loop()
+    folder = tmp_path / "1"
+    (folder / "edge_encoder.npz").unlink()
+    with pytest.raises(
+        EngineError, match=r"^edge_encoder\.npz is missing .*: export the repository"
+    ):
+        entry.Beginning(folder, entry.Lane("cpu"))
+
+
 def test_one_step_ahead_gives_what_the_host_gives(make_loop: MakeLoop) -> None:
     on_host, ahead = three(), three()
     make_loop().run(*on_host)

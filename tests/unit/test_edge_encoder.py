@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
 from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
+from torch.nn import functional
 
 from backdrop_server.stages.edge_encoder import EdgeEncoder
 
@@ -43,6 +46,22 @@ def test_it_gives_what_the_part_of_diffusers_gives(
     scale = 2 ** (len(hidden) - 1)
     assert found.shape == (10, size[0] // scale, size[1] // scale)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_it_computes_by_cudnn_in_whole_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of torch's context manager both are the other way round unless they are said."""
+    seen = []
+    convolve = functional.conv2d
+
+    def watched(*args: Any, **kwargs: Any) -> torch.Tensor:
+        seen.append((torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32))
+        return convolve(*args, **kwargs)
+
+    before = torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32
+    monkeypatch.setattr(functional, "conv2d", watched)
+    EdgeEncoder(edge_encoder_weights(), CPU)(torch.zeros(64, 64, dtype=torch.uint8))
+    assert seen == [(True, False)] * 8
+    assert (torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32) == before
 
 
 def test_edges_are_left_as_they_are() -> None:

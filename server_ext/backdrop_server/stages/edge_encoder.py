@@ -39,7 +39,7 @@ class EdgeEncoder:
         picture = upload(edges, self._device).float().div(255)
         features = picture.expand(1, 3, *edges.shape)
         last = len(self._layers) - 1
-        with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             for number, (weight, bias) in enumerate(self._layers):
                 # Of each pair of blocks, after the first layer, the second halves the picture.
                 stride = 2 if number % 2 == 0 and 0 < number < last else 1
