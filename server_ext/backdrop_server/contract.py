@@ -82,7 +82,10 @@ WORKING_IMAGE = Tensor("working_image", "UINT8", (-1, -1, 3))  # H, W
 MASK = Tensor("mask", "UINT8", (-1, -1))  # H, W; 255 = repaint, 0 = keep
 EDGES = Tensor("edges", "UINT8", (-1, -1), ragged=True)  # H, W; 255 = edge
 PHOTO = Tensor("photo", "UINT8", (-1, -1, 3))  # H0, W0
+ROUGH_ALPHA = Tensor("rough_alpha", "UINT8", (-1, -1))  # the size of the first look; 255 = subject
+MATTING_MAPS = Tensor("matting_maps", "FP32", (-1, -1, -1))  # our network's two; none: nothing said
 ALPHA = Tensor("alpha", "UINT8", (-1, -1))  # H0, W0; 255 = subject
+FOREGROUND = Tensor("foreground", "UINT8", (-1, -1, 3))  # H0, W0; the photo without its old ground
 LATENT_MASK = Tensor("latent_mask", "UINT8", (-1, -1), ragged=True)  # h, w; 1 = repaint
 PROMPT_EMBEDS = Tensor("prompt_embeds", "FP32", (2, 77, -1))
 POOLED_PROMPT_EMBEDS = Tensor("pooled_prompt_embeds", "FP32", (2, -1))
@@ -102,9 +105,10 @@ PREPROCESS = Model(
     PUBLIC_INPUTS,
     (
         PLAN, INPUT_IDS, INPUT_IDS_2, REF_PIXELS, WORKING_IMAGE, MASK,
-        EDGES, PHOTO, ALPHA, LATENT_MASK,
+        EDGES, PHOTO, ROUGH_ALPHA, MATTING_MAPS, LATENT_MASK, ALPHA,
     ),
 )  # fmt: skip
+CUTOUT = Model("cutout", (PLAN, PHOTO, ROUGH_ALPHA, MATTING_MAPS), (ALPHA, FOREGROUND))
 TEXT_ENCODER = Model(
     "text_encoder", (INPUT_IDS, INPUT_IDS_2), (PROMPT_EMBEDS, POOLED_PROMPT_EMBEDS), 8
 )
@@ -121,7 +125,9 @@ DENOISE = Model(
 )  # fmt: skip
 VAE_DECODER = Model("vae_decoder", (LATENTS,), (PIXELS,), 8)
 POSTPROCESS = Model(
-    "postprocess", (PLAN, DENOISE_REPORT, PIXELS, PHOTO, ALPHA, EDGES), PUBLIC_OUTPUTS
+    "postprocess",
+    (PLAN, DENOISE_REPORT, PIXELS, PHOTO, FOREGROUND, ALPHA, EDGES),
+    PUBLIC_OUTPUTS,
 )
 CONTROL = Model(
     "control",
@@ -131,7 +137,7 @@ CONTROL = Model(
 REPLACE_BACKGROUND = Model("replace_background", PUBLIC_INPUTS, PUBLIC_OUTPUTS)
 
 MODELS = (
-    REPLACE_BACKGROUND, PREPROCESS, TEXT_ENCODER, IMAGE_ENCODER, VAE_ENCODER,
+    REPLACE_BACKGROUND, PREPROCESS, CUTOUT, TEXT_ENCODER, IMAGE_ENCODER, VAE_ENCODER,
     DENOISE, VAE_DECODER, POSTPROCESS, CONTROL,
 )  # fmt: skip
 

@@ -30,6 +30,7 @@ def served(repository: Path) -> Iterator[Served]:
     ("name", "number"),
     [
         ("denoise", signal.SIGKILL),
+        ("cutout", signal.SIGKILL),
         ("postprocess", signal.SIGSTOP),
         ("triton", signal.SIGSTOP),
         ("gateway", signal.SIGKILL),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 from benchmarks.quality.mattes import shipped_network
+from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from backdrop_client.triton import OUTPUTS, infer_inputs, replace
@@ -58,16 +60,22 @@ def test_a_mask_is_the_matte(client: Any) -> None:
     np.testing.assert_array_equal(alpha, 255 - mask)
 
 
-def test_it_equals_the_matte_of_a_whole_request(client: Any) -> None:
-    photo = pictures.png(pictures.product(203, 501))
+@pytest.mark.parametrize("size", [(203, 501), (1100, 900), (2048, 2048)])
+def test_it_equals_the_matte_of_a_whole_request(client: Any, size: tuple[int, int]) -> None:
+    photo = pictures.png(pictures.product(*size))
     fields: dict[str, Any] = {
         "image": photo,
         "ref_image": pictures.png(pictures.scene()),
         "prompt": "a beach",
     }
-    whole = replace(client, grpcclient, outputs=(*OUTPUTS, "matte"), strength=0.0, **fields)
-    alpha = stage_pictures.resize(matte_of(client, image=photo), *whole.report["working_size"])
-    np.testing.assert_array_equal(alpha, pictures.decode(whole.matte))
+    whole = replace(
+        client, grpcclient, outputs=(*OUTPUTS, "matte", "layers"), strength=0.0, **fields
+    )
+    alpha = matte_of(client, image=photo)
+    small = stage_pictures.resize(alpha, *whole.report["working_size"])
+    np.testing.assert_array_equal(small, pictures.decode(whole.matte))
+    subject = np.asarray(Image.open(io.BytesIO(whole.layers[-1])))
+    np.testing.assert_array_equal(subject[..., 3], alpha)
 
 
 def test_it_is_no_request_on_the_board(server: TritonServer, client: Any) -> None:

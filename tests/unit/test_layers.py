@@ -10,7 +10,7 @@ import pytest
 from backdrop_server.plan import Plan
 from backdrop_server.stages.composite import harmonize, paste_back
 from backdrop_server.stages.fidelity import expansion, fidelity
-from backdrop_server.stages.layers import Cutout, cut_out
+from backdrop_server.stages.layers import Cutout, cut_out, foreground_of
 from backdrop_server.stages.pictures import resize
 from backdrop_server.stages.shadow import KINDS, cast_shadow
 from tests.unit.test_foreground import disc
@@ -51,7 +51,7 @@ def test_the_layers_laid_over_each_other_are_the_picture(kind: str) -> None:
 
 def test_without_a_shadow_the_background_is_untouched() -> None:
     alpha = disc()
-    picture = cut_out(plan(), PHOTO, alpha).over(BACKGROUND)
+    picture = cut_out(plan(), foreground_of(plan(), PHOTO, alpha), alpha).over(BACKGROUND)
     np.testing.assert_array_equal(picture[alpha == 0], resize(BACKGROUND, SIDE, SIDE)[alpha == 0])
 
 
@@ -67,8 +67,8 @@ def test_the_core_is_the_photo_bit_for_bit(kind: str, wraps: bool) -> None:
 
 def test_a_files_own_transparency_has_its_own_colours() -> None:
     alpha = disc()
-    assert cut_out(plan(matte_source="alpha"), PHOTO, alpha).foreground is PHOTO
-    assert (cut_out(plan(matte_source="mask"), PHOTO, alpha).foreground != PHOTO).any()
+    assert foreground_of(plan(matte_source="alpha"), PHOTO, alpha) is PHOTO
+    assert (foreground_of(plan(matte_source="mask"), PHOTO, alpha) != PHOTO).any()
 
 
 def test_harmonizing_brings_the_edge_nearer_to_the_surroundings() -> None:

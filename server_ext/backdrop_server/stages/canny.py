@@ -19,7 +19,17 @@ def edge_map(
 
     ``mask`` is uint8 [H, W], 255 = repaint, 0 = matte.
     """
-    edges = cv2.Canny(working_image, LOW_THRESHOLD, HIGH_THRESHOLD)
+    return at_matte(edges_of(working_image), mask)
+
+
+def edges_of(working_image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """All Canny edges of uint8 [H, W, 3], as uint8 [H, W] in {0, 255}."""
+    edges: npt.NDArray[np.uint8] = cv2.Canny(working_image, LOW_THRESHOLD, HIGH_THRESHOLD)
+    return edges
+
+
+def at_matte(edges: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """What of `edges_of` is at and inside the matte; ``mask`` is uint8 [H, W], 0 = matte."""
     matte = np.where(mask < 128, 255, 0).astype(np.uint8)
     near = cv2.dilate(matte, np.ones((MARGIN, MARGIN), np.uint8))
     kept: npt.NDArray[np.uint8] = cv2.bitwise_and(edges, near)

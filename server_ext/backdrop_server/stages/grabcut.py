@@ -65,7 +65,7 @@ def grabcut(rgb: Pixels, share: Floats | None = None) -> Pixels:
     else:
         subject = large_parts(_cut(small, near >= MAYBE) | (near >= SURE))
         subject = _with_true_holes(subject, near, small)
-    return _softened(rgb, along_edges(subject.astype(np.float32), small, rgb) > 0.5)
+    return softened(rgb, along_edges(subject.astype(np.float32), small, rgb) > 0.5)
 
 
 def _told(share: Floats, size: tuple[int, int]) -> Floats | None:
@@ -95,7 +95,7 @@ def _cut(rgb: Pixels, start: Region) -> Region:
     return np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD))
 
 
-def _softened(rgb: Pixels, subject: Region) -> Pixels:
+def softened(rgb: Pixels, subject: Region) -> Pixels:
     """The matte of ``subject`` [H, W], soft along its edge by the light of the ground beside it."""
     alpha = np.zeros(subject.shape, np.uint8)
     if not subject.any():

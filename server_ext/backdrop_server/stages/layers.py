@@ -56,14 +56,17 @@ class Cutout:
         return [*made, shadow, np.dstack([self.foreground, self.alpha])]
 
 
-def cut_out(plan: Plan, photo: Pixels, alpha: Pixels) -> Cutout:
-    """The product of ``photo`` uint8 [H, W, 3] by ``alpha`` uint8 [H, W] as ``plan`` asks for it.
+def foreground_of(plan: Plan, photo: Pixels, alpha: Pixels) -> Pixels:
+    """The colours of the product in ``photo`` uint8 [H, W, 3] under ``alpha`` uint8 [H, W].
 
     A file's own transparency has its own colours under it; under any other matte the old background
     shines through the edge, and is taken out.
     """
-    own_colours = plan.matte_source == "alpha"
-    foreground = photo if own_colours else estimate_foreground(photo, alpha)
+    return photo if plan.matte_source == "alpha" else estimate_foreground(photo, alpha)
+
+
+def cut_out(plan: Plan, foreground: Pixels, alpha: Pixels) -> Cutout:
+    """The product, whose `foreground_of` and ``alpha`` uint8 [H, W] are given, as ``plan`` asks."""
     shadow = None
     if plan.shadow != "off" and plan.shadow_strength > 0:
         shadow = cast_shadow(alpha, plan.shadow, plan.shadow_direction, plan.shadow_strength)

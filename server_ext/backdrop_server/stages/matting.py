@@ -119,7 +119,7 @@ class MattingNetwork:
     def alpha(self, rgb: Pixels) -> Pixels:
         """The matte uint8 [H, W] of ``rgb`` uint8 [H, W, 3]; all 0 where it finds no subject.
 
-        For a published network; our own is asked by `corrected`.
+        For a published network; our own is asked for its `maps`.
         """
         share = _share(self._maps(network_input(rgb, self.spec))[0], self.spec)
         whole = cv2.resize(share, (rgb.shape[1], rgb.shape[0]))
@@ -133,26 +133,13 @@ class MattingNetwork:
         share: Floats = self._maps(given)[0]
         return share
 
-    def corrected(
-        self,
-        rgb: Pixels,
-        given: Floats,
-        keyed: Pixels,
-        is_sure: Callable[[], bool] = lambda: False,
-    ) -> Pixels | None:
-        """Our own network's matte uint8 [H, W]; None where it is not to be believed.
+    def maps(self, given: Floats, keyed: Pixels) -> Floats:
+        """Our own network's share and gate [2, side, side] over the matte that was keyed out.
 
-        ``given``: the photo's `network_input`, into which ``keyed`` is put, the matte that was keyed
-        out, uint8 [H, W]; ``is_sure`` tells whether it looks complete, where that matters.
+        ``given``: the photo's `network_input`, into which ``keyed`` is put, uint8 [H, W].
         """
         add_key(given[0], _shrunk(keyed, self.spec.side))
-        share, gate = self._maps(given)
-        clear = is_see_through(share, _shrunk(keyed, len(share)))
-        if not clear and doubt(share) > DOUBT and is_sure():
-            return None
-        whole = share.shape == rgb.shape[:2]
-        own = share if whole else along_edges(share, _shrunk(rgb, len(share)), rgb)
-        return _replaced(own, gate, keyed, clear)
+        return self._maps(given)
 
     def _maps(self, given: Floats) -> Floats:
         output = np.asarray(self.run({self.input_name: given})[self.output_name], np.float32)
@@ -162,6 +149,30 @@ class MattingNetwork:
         """Ask once of an empty picture, so that no request waits for the memory of the first run."""
         side = self.spec.side
         self._maps(network_input(np.zeros((side, side, 3), np.uint8), self.spec))
+
+
+def is_believable(maps: Floats, keyed: Pixels, is_sure: Callable[[], bool]) -> bool:
+    """Whether `corrected` is to be done with our own network's ``maps`` [2, h, w].
+
+    ``is_sure`` tells whether ``keyed`` uint8 [H, W] looks complete, where that matters.
+    """
+    share = maps[0]
+    return (
+        is_see_through(share, _shrunk(keyed, len(share))) or doubt(share) <= DOUBT or not is_sure()
+    )
+
+
+def corrected(rgb: Pixels, maps: Floats, keyed: Pixels) -> Pixels:
+    """``keyed`` uint8 [H, W] with what our own network's ``maps`` [2, h, w] have in its place.
+
+    ``rgb`` uint8 [H, W, 3] is the photo at the size of ``keyed``, which may be another than that
+    which the network saw.
+    """
+    share, gate = maps
+    own = share
+    if share.shape != rgb.shape[:2]:
+        own = along_edges(share, _shrunk(rgb, len(share)), rgb)
+    return _replaced(own, gate, keyed, is_see_through(share, _shrunk(keyed, len(share))))
 
 
 def network_input(rgb: Pixels, spec: MattingSpec) -> Floats:

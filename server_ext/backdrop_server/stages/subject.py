@@ -6,15 +6,25 @@ import dataclasses
 import functools
 from concurrent.futures import Executor
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from backdrop_server.errors import InvalidInputError
 from backdrop_server.stages.edges import sureness
-from backdrop_server.stages.grabcut import grabcut
+from backdrop_server.stages.grabcut import grabcut, softened
 from backdrop_server.stages.keying import key_uniform_background
-from backdrop_server.stages.matting import OWN_MATTING, MattingNetwork, doubt, network_input
+from backdrop_server.stages.matting import (
+    DOUBT,
+    OWN_MATTING,
+    MattingNetwork,
+    corrected,
+    doubt,
+    is_believable,
+    network_input,
+)
 from backdrop_server.stages.pictures import Picture, resize
+from backdrop_server.stages.upsampling import along_edges
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -26,6 +36,10 @@ KEYED = "uniform background"
 TRUST = 0.6
 """How far GrabCut's matte can be trusted where its outline is clear, alone or led by a network that is
 all doubt."""
+ROUGH_PIXELS = 512 * 512
+"""Of the copy in which a uniform background is keyed out first: masks and edges need no finer ones."""
+SAME_SUBJECT = 0.95
+"""The least `_agreement` of a rough matte and its refined one."""
 SURE_KEY = 0.97
 """A keyed matte that is as sure looks complete: our own network has to be without doubt, too."""
 
@@ -34,15 +48,29 @@ SURE_KEY = 0.97
 class Matte:
     """``alpha`` uint8 [H, W], 255 = subject; ``source`` names the way it was found.
 
-    ``sureness`` is 0 to 1: 1 for a matte that was given.
+    ``sureness`` is 0 to 1: 1 for a matte that was given. ``maps``: of a rough matte, what our own
+    network said, if it is believed, [2, side, side].
     """
 
     alpha: Pixels
     source: str
     sureness: float = 1.0
+    maps: Floats | None = None
 
 
 def find_matte(
+    picture: Picture,
+    mask: Pixels | None = None,
+    network: MattingNetwork | None = None,
+    beside: Executor | None = None,
+) -> Matte:
+    """Find the subject of a photo, at the photo's size: `rough_matte`, and `refined`."""
+    rough = rough_matte(picture, mask, network, beside)
+    alpha = refined(picture.rgb, rough.alpha, rough.maps)
+    return dataclasses.replace(rough, alpha=alpha, maps=None)
+
+
+def rough_matte(
     picture: Picture,
     mask: Pixels | None = None,
     network: MattingNetwork | None = None,
@@ -56,6 +84,10 @@ def find_matte(
     believed; before any other background GrabCut starts from what our network sees, or, without it,
     from all but the border. Equal inputs give equal mattes. What our network sees is made ready by
     ``beside`` while this thread keys.
+
+    A uniform background is keyed out of a copy of at most ROUGH_PIXELS: enough for masks and edges,
+    and quickly done. Such a matte has the copy's size, and `refined` is to follow; any other is
+    finished.
     Raises InvalidInputError where no subject, or nothing but subject, is found.
     """
     if mask is not None:
@@ -63,24 +95,78 @@ def find_matte(
     if picture.alpha is not None and _share(picture.alpha) <= LARGEST_SUBJECT:
         return _checked(Matte(picture.alpha, "alpha"))
     if network is not None and not network.spec.keyed:
-        return _checked(_found(picture, network.alpha(picture.rgb), network.kind))
+        return _checked(_found(picture.rgb, network.alpha(picture.rgb), network.kind))
+    seen = _rough(picture.rgb)
     if network is not None:
-        return _checked(_by_our_own(picture, network, beside))
-    keyed = key_uniform_background(picture.rgb)
+        return _checked(_by_our_own(picture.rgb, seen, network, beside))
+    keyed = key_uniform_background(seen)
     if keyed is None:
-        return _checked(_found(picture, grabcut(picture.rgb), "grabcut", TRUST))
-    return _checked(_found(picture, keyed, KEYED))
+        return _checked(_found(picture.rgb, grabcut(picture.rgb), "grabcut", TRUST))
+    return _checked(_found(seen, keyed, KEYED))
 
 
-def _by_our_own(picture: Picture, network: MattingNetwork, beside: Executor | None) -> Matte:
-    look = functools.partial(network_input, picture.rgb, network.spec)
+def refined(rgb: Pixels, rough: Pixels, maps: Floats | None) -> Pixels:
+    """The matte uint8 [H, W] of the photo ``rgb`` uint8 [H, W, 3] whose rough one is ``rough``.
+
+    ``rough`` uint8 [h, w] and ``maps`` are those of `rough_matte`; one of the photo's size is
+    finished. The background is keyed out once more, of the photo itself. Where that finds another
+    subject, the rough one is drawn along the photo's edges: the new scene is painted around it.
+    """
+    if rough.shape == rgb.shape[:2]:
+        return rough
+    keyed = key_uniform_background(rgb)
+    if keyed is not None:
+        alpha = keyed if maps is None else corrected(rgb, maps, keyed)
+        if _agreement(alpha, rough) >= SAME_SUBJECT:
+            return alpha
+    return _drawn(rgb, rough)
+
+
+def _drawn(rgb: Pixels, rough: Pixels) -> Pixels:
+    """A rough matte along the edges of the photo."""
+    known = rough.astype(np.float32) / 255
+    share = along_edges(known, _rough(rgb), rgb)
+    if doubt(known) <= DOUBT:
+        return softened(rgb, share > 0.5)
+    clear: Pixels = np.rint(255 * np.clip(share, 0, 1)).astype(
+        np.uint8
+    )  # glass has more than edges
+    return clear
+
+
+def _rough(rgb: Pixels) -> Pixels:
+    """The photo at the size of a rough matte."""
+    height, width = rgb.shape[:2]
+    scale = min(1.0, (ROUGH_PIXELS / (height * width)) ** 0.5)
+    return _shrunk(rgb, max(1, round(width * scale)), max(1, round(height * scale)))
+
+
+def _shrunk(picture: Pixels, width: int, height: int) -> Pixels:
+    if picture.shape[:2] == (height, width):
+        return picture
+    small: Pixels = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+    return small
+
+
+def _agreement(alpha: Pixels, rough: Pixels) -> float:
+    """The area that is subject in both mattes, over that in either; at the rough one's size."""
+    first, second = _shrunk(alpha, rough.shape[1], rough.shape[0]) >= 128, rough >= 128
+    return np.count_nonzero(first & second) / max(1, np.count_nonzero(first | second))
+
+
+def _by_our_own(
+    rgb: Pixels, seen: Pixels, network: MattingNetwork, beside: Executor | None
+) -> Matte:
+    look = functools.partial(network_input, seen, network.spec)
     given = look if beside is None else beside.submit(look).result
-    keyed = key_uniform_background(picture.rgb)
+    keyed = key_uniform_background(seen)
     if keyed is None:
-        return _cut_out(picture, network.share(given()))
-    key = functools.cache(lambda: _found(picture, keyed, KEYED))
-    corrected = network.corrected(picture.rgb, given(), keyed, lambda: key().sureness >= SURE_KEY)
-    return key() if corrected is None else _found(picture, corrected, OWN_MATTING)
+        return _cut_out(rgb, network.share(given()))
+    key = functools.cache(lambda: _found(seen, keyed, KEYED))
+    maps = network.maps(given(), keyed)
+    if not is_believable(maps, keyed, lambda: key().sureness >= SURE_KEY):
+        return key()
+    return dataclasses.replace(_found(seen, corrected(seen, maps, keyed), OWN_MATTING), maps=maps)
 
 
 def working_mask(alpha: Pixels, width: int, height: int) -> Pixels:
@@ -104,16 +190,16 @@ def _share(alpha: Pixels) -> float:
     return np.count_nonzero(alpha >= 128) / alpha.size
 
 
-def _found(picture: Picture, alpha: Pixels, source: str, trust: float = 1.0) -> Matte:
-    return Matte(alpha, source, round(trust * sureness(picture.rgb, alpha), 3))
+def _found(rgb: Pixels, alpha: Pixels, source: str, trust: float = 1.0) -> Matte:
+    return Matte(alpha, source, round(trust * sureness(rgb, alpha), 3))
 
 
-def _cut_out(picture: Picture, share: Floats) -> Matte:
+def _cut_out(rgb: Pixels, share: Floats) -> Matte:
     """The matte by GrabCut, from our own network's ``share`` where that leads to a subject."""
-    alpha = grabcut(picture.rgb, share)
+    alpha = grabcut(rgb, share)
     if _is_subject(alpha):
-        return _found(picture, alpha, OWN_MATTING, 1 - (1 - TRUST) * doubt(share))
-    return _found(picture, grabcut(picture.rgb), "grabcut", TRUST)
+        return _found(rgb, alpha, OWN_MATTING, 1 - (1 - TRUST) * doubt(share))
+    return _found(rgb, grabcut(rgb), "grabcut", TRUST)
 
 
 def _is_subject(alpha: Pixels) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from backdrop_server.stages.fidelity import Fidelity, fidelity
 from backdrop_server.stages.layers import Cutout, cut_out
 from backdrop_server.stages.report import final_report
 from backdrop_server.triton.board import Board, Stage, board_path
-from backdrop_server.triton.tensors import Array, answer_each, read, read_scalar, response
+from backdrop_server.triton.tensors import Array, answer_each, read_required, read_scalar, response
 
 IMAGES, SEEDS, REPORT, MATTE, EDGE_MAP, LAYERS = contract.PUBLIC_OUTPUTS
 
@@ -32,35 +33,40 @@ class PostprocessModel:
         folder = Path(args["model_repository"], args["model_version"])
         self._costs = Costs.from_json((folder / "costs.json").read_text())
         self._board = Board(board_path(os.getppid()))
+        self._beside = ThreadPoolExecutor(1)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request on its own."""
         return answer_each(requests, self._answer)
 
+    def finalize(self) -> None:
+        """Triton unloads the model."""
+        self._beside.shutdown()
+
     def _answer(self, request: Any) -> Any:
         began_at = time.monotonic()
         plan = Plan.from_json(read_scalar(request, contract.PLAN))
         try:
-            return _finish(request, plan, self._costs, began_at)
+            return _finish(request, plan, self._costs, began_at, self._beside)
         finally:
             self._board.move(plan.request_id, Stage.ENDED)
 
 
-def _finish(request: Any, plan: Plan, costs: Costs, began_at: float) -> Any:
+def _finish(request: Any, plan: Plan, costs: Costs, began_at: float, beside: Executor) -> Any:
     wanted = set(request.requested_output_names())
-    photo, alpha = _read(request, contract.PHOTO), _read(request, contract.ALPHA)
+    photo, alpha = read_required(request, contract.PHOTO), read_required(request, contract.ALPHA)
     outputs: dict[contract.Tensor, Any] = {}
     product: list[Fidelity] = []
     if wanted & {IMAGES.name, REPORT.name, LAYERS.name}:
-        backgrounds = _read(request, contract.PIXELS)
-        cutout = cut_out(plan, photo, alpha)
+        backgrounds = read_required(request, contract.PIXELS)
+        cutout = cut_out(plan, read_required(request, contract.FOREGROUND), alpha)
         files = []
         for background in backgrounds:
             picture = _picture(plan, photo, cutout, background)
-            product.append(_compared(photo, alpha, picture))
             if IMAGES.name in wanted:
-                files.append(pictures.encode(picture, plan.output_format))
-        outputs |= {IMAGES: files} if files else {}
+                files.append(beside.submit(pictures.encode, picture, plan.output_format))
+            product.append(_compared(photo, alpha, picture))
+        outputs |= {IMAGES: [file.result() for file in files]} if files else {}
         if LAYERS.name in wanted:
             outputs[LAYERS] = [
                 pictures.encode(layer, "png") for layer in cutout.layers(backgrounds)
@@ -84,7 +90,7 @@ def _small_outputs(
         matte = pictures.resize(alpha, plan.width, plan.height)
         outputs[MATTE] = pictures.encode(matte, "png")
     if EDGE_MAP.name in wanted:
-        outputs[EDGE_MAP] = pictures.encode(_read(request, contract.EDGES), "png")
+        outputs[EDGE_MAP] = pictures.encode(read_required(request, contract.EDGES), "png")
     return outputs
 
 
@@ -103,10 +109,3 @@ def _compared(photo: Array, alpha: Array, picture: npt.NDArray[np.uint8]) -> Fid
     return fidelity(
         pictures.resize(photo, width, height), pictures.resize(alpha, width, height), picture
     )
-
-
-def _read(request: Any, tensor: contract.Tensor) -> Array:
-    array = read(request, tensor)
-    if array is None:
-        raise TypeError(f"{tensor.name} is not optional here")
-    return array

@@ -12,11 +12,12 @@ import os
 import random
 import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import numpy.typing as npt
 
 from backdrop_server import contract
@@ -30,6 +31,7 @@ from backdrop_server.stages.subject import Matte
 from backdrop_server.triton.board import Board, Stage, board_path
 from backdrop_server.triton.matting import EngineTime, load_matting
 from backdrop_server.triton.tensors import (
+    Array,
     answer_each,
     parameter,
     read_scalar,
@@ -40,6 +42,7 @@ from backdrop_server.working_sizes import working_size
 
 _INPUTS = {tensor.name: tensor for tensor in contract.PUBLIC_INPUTS}
 _PICTURES = ("image", "ref_image", "mask_image")
+_NO_MAPS = np.empty((0, 1, 1), np.float32)
 
 
 class PreprocessModel:
@@ -61,7 +64,7 @@ class PreprocessModel:
         if self._network is not None:
             self._network.warm_up()
         self._board = Board(board_path(os.getppid()))
-        self._beside = ThreadPoolExecutor(2)
+        self._beside = ThreadPoolExecutor(3)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request on its own."""
@@ -74,7 +77,8 @@ class PreprocessModel:
     def _answer(self, request: Any) -> Any:
         if set(request.requested_output_names()) == {contract.ALPHA.name}:
             picture = pictures.decode(_read_required(request, "image"), "image")
-            return response({contract.ALPHA: self._find_matte(request, picture).alpha})
+            rough = self._rough_matte(request, picture)
+            return response({contract.ALPHA: subject.refined(picture.rgb, rough.alpha, rough.maps)})
         request_id = request.request_id() or uuid.uuid4().hex
         received_at = time.monotonic()
         self._board.enter(request_id, self._limit)
@@ -86,24 +90,26 @@ class PreprocessModel:
 
     def _prepare(self, request: Any, request_id: str, received_at: float) -> Any:
         options = _read_options(request)
-        picture = pictures.decode(_read_required(request, "image"), "image")
-        reference = pictures.decode(_read_required(request, "ref_image"), "ref_image")
-        begun = self._beside.submit(self._read_conditions, reference, options)
-        engines_before = self._engine_time.seconds
+        photo, reference = (_read_required(request, name) for name in ("image", "ref_image"))
+        conditions = self._beside.submit(self._read_conditions, reference, options)
         try:
-            matte = self._find_matte(request, picture)
+            picture = pictures.decode(photo, "image")
+            size = working_size(*picture.size, self._facts.native_pixels)
+            working = self._beside.submit(_working_image, picture, size)
+            engines_before = self._engine_time.seconds
+            matte = self._rough_matte(request, picture)
+            matting_seconds = self._engine_time.seconds - engines_before
         finally:
-            conditions = begun.result()  # of a request without a matte nothing stays behind
-        matting_seconds = self._engine_time.seconds - engines_before
-        size = working_size(*picture.size, self._facts.native_pixels)
-        working_image = pictures.resize(picture.rgb, *size)
+            wait([conditions])  # of a request without a matte nothing stays behind
+        working_image, edges = working.result()
         working_mask = subject.working_mask(matte.alpha, *size)
-        arrays = conditions | {
+        arrays = conditions.result() | {
             contract.WORKING_IMAGE: working_image,
             contract.MASK: working_mask,
-            contract.EDGES: canny.edge_map(working_image, working_mask),
+            contract.EDGES: canny.at_matte(edges, working_mask),
             contract.PHOTO: picture.rgb,
-            contract.ALPHA: matte.alpha,
+            contract.ROUGH_ALPHA: matte.alpha,
+            contract.MATTING_MAPS: _NO_MAPS if matte.maps is None else matte.maps,
             contract.LATENT_MASK: subject.latent_mask(working_mask, self._facts.vae_scale_factor),
         }
         plan = dataclasses.replace(
@@ -114,16 +120,17 @@ class PreprocessModel:
         )
         return response({contract.PLAN: plan.to_json()} | arrays)
 
-    def _find_matte(self, request: Any, picture: Picture) -> Matte:
+    def _rough_matte(self, request: Any, picture: Picture) -> Matte:
         mask = read_scalar(request, _INPUTS["mask_image"])
         if mask is not None:
             mask = pictures.decode_mask(mask, "mask_image", picture.size)
-        return subject.find_matte(picture, mask, self._network, self._beside)
+        return subject.rough_matte(picture, mask, self._network, self._beside)
 
     def _read_conditions(
-        self, reference: Picture, options: ReplaceOptions
+        self, ref_image: bytes, options: ReplaceOptions
     ) -> dict[Tensor, npt.NDArray[Any]]:
         """What the encoders read: words as tokens, the reference as pixels."""
+        reference = pictures.decode(ref_image, "ref_image")
         ids = [
             tokenize(tokenizer, [options.negative_prompt or "", options.prompt])
             for tokenizer in self._tokenizers
@@ -134,6 +141,12 @@ class PreprocessModel:
             contract.INPUT_IDS_2: ids[1],
             contract.REF_PIXELS: pixels,
         }
+
+
+def _working_image(picture: Picture, size: tuple[int, int]) -> tuple[Array, Array]:
+    """The photo at the working size, width and height, and all of its edges."""
+    image = pictures.resize(picture.rgb, *size)
+    return image, canny.edges_of(image)
 
 
 def _read_required(request: Any, name: str) -> bytes:

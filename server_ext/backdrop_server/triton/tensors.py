@@ -38,6 +38,14 @@ def read(request: Any, tensor: Tensor) -> Array | None:
     return first
 
 
+def read_required(request: Any, tensor: Tensor) -> Array:
+    """The named input, which is not optional, without its batch dimension."""
+    array = read(request, tensor)
+    if array is None:
+        raise TypeError(f"{tensor.name} is not optional here")
+    return array
+
+
 def read_scalar(request: Any, tensor: Tensor) -> Any:
     """The value of an input of dims [1]: bytes, int, float or bool; None when absent.
 
