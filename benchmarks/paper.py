@@ -6,7 +6,9 @@ The stages beside the engines run at 1024 x 1024 on this machine's CPU, as the s
 what they hand to another thread or to the time of the loop is told apart. The engines' time is the
 FLOP of one request of 25 steps over the rate that `RATE` names, for there is no such GPU here, and the
 matting network's on this CPU. A device has its next step queued while the host takes the sampler's
-last one, so of the loop its beginning counts and one step; what Triton takes is from the solo bench.
+last one, so of the loop its beginning counts and one step (which has run on no device yet: the share
+without that is told, too). What Triton takes is from the solo bench, with a photo of this size. Left
+out: a photo of another size than the working picture's is resized, beside the matte.
 """
 
 from __future__ import annotations
@@ -14,17 +16,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
 
+from backdrop_server.contract import PREPROCESS_INSTANCES
 from backdrop_server.stages import canny, denoise, pictures, subject
 from backdrop_server.stages.composite import paste_back
 from backdrop_server.stages.fidelity import fidelity
@@ -52,32 +57,45 @@ OF_TRITON = (
     "decode, beside its engine",
     "gRPC and Triton's own",
 )
+UNHIDDEN = "denoise, beside its engine (sampler, tensors)"
+"""What the loop does beside its engine where nothing of it is hidden, on a CPU."""
+THREADS = max(1, len(os.sched_getaffinity(0)) // PREPROCESS_INSTANCES)
+"""Of one instance of `preprocess`, for OpenCV and the matting network."""
 _BESIDE = ThreadPoolExecutor(3)
 
 
 def main() -> None:
     """Measure, print, write the result file."""
-    torch.set_num_threads(1)  # as `denoise` has it
+    # As the server has them.
+    torch.set_num_threads(1)
+    cv2.setNumThreads(THREADS)
     stages = measure()
-    solo = json.loads((RESULTS / "solo-demo-openvino-fp32.json").read_text())["milliseconds"]
-    stages["Triton and what it hands on, as in the solo bench"] = sum(solo[i] for i in OF_TRITON)
+    solo = json.loads((RESULTS / "solo-demo-openvino-fp32.json").read_text())
+    handed = solo[f"milliseconds_of_photo_{SIDE}"]
+    stages["Triton and what it hands on, as in the solo bench"] = sum(handed[i] for i in OF_TRITON)
     matting = stages.pop(MATTING)
     beside = {name: stages.pop(name) for name in BESIDE}
     engines = 1000 * flop_of(FULL, [plain_request(FULL, "Euler")]) / RATE
-    result = figures(stages, engines, matting, beside)
+    result = figures(stages, engines, matting, beside, solo["milliseconds"][UNHIDDEN])
     console = Console()
     for name, value in result["milliseconds"].items():
         console.print(f"{name}: {value:.1f} ms")
     console.print(f"not engine time: {result['overhead_share']:.1%}")
+    console.print(f"if a device hid nothing of the loop: {result['overhead_share_unhidden']:.1%}")
     console.print(f"written: {write_result('paper-sdxl', result)}")
 
 
 def figures(
-    stages: dict[str, float], engines: float, matting: float, beside: dict[str, float]
+    stages: dict[str, float],
+    engines: float,
+    matting: float,
+    beside: dict[str, float],
+    loop: float,
 ) -> dict[str, Any]:
     """The result of stages, SDXL's engines and the matting network, all in milliseconds.
 
-    ``beside``: stages that only count as far as they take longer than the engines.
+    ``beside``: stages that only count as far as they take longer than the engines. ``loop``: what the
+    loop's steps would add if a device did not have the next one queued meanwhile.
     """
     waited = max(0.0, sum(beside.values()) - engines)
     overhead = sum(stages.values()) + waited
@@ -87,14 +105,19 @@ def figures(
         "size": f"{SIDE}x{SIDE}",
         "flop_per_second": RATE,
         "milliseconds": {name: round(value, 1) for name, value in parts.items()},
-        "overhead_share": round(overhead / (overhead + engines + matting), 4),
+        "overhead_share": _share(overhead, engines + matting),
+        "overhead_share_unhidden": _share(overhead + loop, engines + matting),
     }
+
+
+def _share(overhead: float, engines: float) -> float:
+    return round(overhead / (overhead + engines), 4)
 
 
 def measure() -> dict[str, float]:
     """Medians in milliseconds of each stage of one request, its pictures JPEG of SIDE x SIDE."""
     engine_time = EngineTime()
-    network = shipped_network()
+    network = shipped_network(THREADS)
     if network is not None:
         network = dataclasses.replace(network, run=engine_time.of(network.run))
     rounds = [_request(network, engine_time) for _ in track(range(1 + ROUNDS), "rounds")][1:]
@@ -122,7 +145,8 @@ def _request(network: MattingNetwork | None, engine_time: EngineTime) -> dict[st
     seen = _BESIDE.submit(_reference, reference)
     picture = timed("decoding", lambda: pictures.decode(image, "image"))
     edges = _BESIDE.submit(canny.edges_of, picture.rgb)
-    rough = timed("rough matte", lambda: subject.rough_matte(picture, None, network, _BESIDE))
+    how = (None, network, _BESIDE, SIDE * SIDE)
+    rough = timed("rough matte", lambda: subject.rough_matte(picture, *how))
     timed.took[MATTING] = 1000 * (engine_time.seconds - before)
     timed.took["rough matte"] -= timed.took[MATTING]
     behind = timed("what was made ready meanwhile", seen.result)
@@ -130,7 +154,7 @@ def _request(network: MattingNetwork | None, engine_time: EngineTime) -> dict[st
     mask = timed("mask and edges", lambda: subject.working_mask(rough.alpha, SIDE, SIDE))
     timed("mask and edges", lambda: canny.at_matte(edges.result(), mask))
     _loop(timed)
-    alpha = timed(BESIDE[0], lambda: subject.refined(picture.rgb, rough.alpha, rough.maps))
+    alpha = timed(BESIDE[0], lambda: subject.refined(picture.rgb, rough).alpha)
     front = timed(BESIDE[1], lambda: estimate_foreground(picture.rgb, alpha))
     result = timed("paste-back", lambda: paste_back(front, alpha, behind))
     file = _BESIDE.submit(pictures.encode, result, "jpeg")

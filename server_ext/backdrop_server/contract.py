@@ -82,10 +82,11 @@ WORKING_IMAGE = Tensor("working_image", "UINT8", (-1, -1, 3))  # H, W
 MASK = Tensor("mask", "UINT8", (-1, -1))  # H, W; 255 = repaint, 0 = keep
 EDGES = Tensor("edges", "UINT8", (-1, -1), ragged=True)  # H, W; 255 = edge
 PHOTO = Tensor("photo", "UINT8", (-1, -1, 3))  # H0, W0
-ROUGH_ALPHA = Tensor("rough_alpha", "UINT8", (-1, -1))  # the size of the first look; 255 = subject
+ROUGH_ALPHA = Tensor("rough_alpha", "UINT8", (-1, -1))  # the size of a copy; 255 = subject
 MATTING_MAPS = Tensor("matting_maps", "FP32", (-1, -1, -1))  # our network's two; none: nothing said
 ALPHA = Tensor("alpha", "UINT8", (-1, -1))  # H0, W0; 255 = subject
-FOREGROUND = Tensor("foreground", "UINT8", (-1, -1, 3))  # H0, W0; the photo without its old ground
+MATTE_SURENESS = Tensor("matte_sureness", "FP32", (1,))
+EDGE_COLOURS = Tensor("edge_colours", "UINT8", (-1, 3))  # where alpha is neither 0 nor 255, by rows
 LATENT_MASK = Tensor("latent_mask", "UINT8", (-1, -1), ragged=True)  # h, w; 1 = repaint
 PROMPT_EMBEDS = Tensor("prompt_embeds", "FP32", (2, 77, -1))
 POOLED_PROMPT_EMBEDS = Tensor("pooled_prompt_embeds", "FP32", (2, -1))
@@ -99,6 +100,7 @@ PIXELS = Tensor("pixels", "UINT8", (-1, -1, -1, 3))  # S, H, W
 MAX_IN_FLIGHT = 16
 """Requests that may share one call of ``denoise``; later ones wait in Triton's queue."""
 PREPROCESS_INSTANCES = 2
+CUTOUT_INSTANCES = 2
 
 PREPROCESS = Model(
     "preprocess",
@@ -108,7 +110,9 @@ PREPROCESS = Model(
         EDGES, PHOTO, ROUGH_ALPHA, MATTING_MAPS, LATENT_MASK, ALPHA,
     ),
 )  # fmt: skip
-CUTOUT = Model("cutout", (PLAN, PHOTO, ROUGH_ALPHA, MATTING_MAPS), (ALPHA, FOREGROUND))
+CUTOUT = Model(
+    "cutout", (PLAN, PHOTO, ROUGH_ALPHA, MATTING_MAPS), (ALPHA, MATTE_SURENESS, EDGE_COLOURS)
+)
 TEXT_ENCODER = Model(
     "text_encoder", (INPUT_IDS, INPUT_IDS_2), (PROMPT_EMBEDS, POOLED_PROMPT_EMBEDS), 8
 )
@@ -126,7 +130,7 @@ DENOISE = Model(
 VAE_DECODER = Model("vae_decoder", (LATENTS,), (PIXELS,), 8)
 POSTPROCESS = Model(
     "postprocess",
-    (PLAN, DENOISE_REPORT, PIXELS, PHOTO, FOREGROUND, ALPHA, EDGES),
+    (PLAN, DENOISE_REPORT, PIXELS, PHOTO, ALPHA, MATTE_SURENESS, EDGE_COLOURS, EDGES),
     PUBLIC_OUTPUTS,
 )
 CONTROL = Model(

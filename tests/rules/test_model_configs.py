@@ -59,9 +59,13 @@ def test_denoise_takes_as_many_as_the_contract_says() -> None:
     assert batching.oldest.max_candidate_sequences == contract.MAX_IN_FLIGHT
 
 
-def test_preprocess_has_as_many_instances_as_the_contract_says() -> None:
-    (group,) = load("preprocess").instance_group
-    assert group.count == contract.PREPROCESS_INSTANCES
+@pytest.mark.parametrize(
+    ("model", "count"),
+    [("preprocess", contract.PREPROCESS_INSTANCES), ("cutout", contract.CUTOUT_INSTANCES)],
+)
+def test_there_are_as_many_instances_as_the_contract_says(model: str, count: int) -> None:
+    (group,) = load(model).instance_group
+    assert group.count == count
 
 
 def test_compiled_models_leave_backend_and_devices_to_the_export() -> None:

@@ -90,6 +90,30 @@ def refuse_fields(client: Any, protocol: str, fields: dict[str, Any]) -> str:
     return refuse(protocol, lambda: replace(client, PROTOCOLS[protocol], **fields))
 
 
+# --- which of two bad pictures is named ---
+
+SMALLER = pictures.png(pictures.scene()[:90, :90])
+BLANK = pictures.png(np.full((300, 300, 3), 200, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("bad", "named"),
+    [
+        ({"image": b"x", "ref_image": b"x"}, "image"),
+        ({"image": b"x", "ref_image": None}, "image"),
+        ({"ref_image": b"x", "mask_image": SMALLER}, "ref_image"),
+        ({"ref_image": b"x", "image": BLANK}, "ref_image"),
+        ({"ref_image": None, "image": BLANK}, "ref_image"),
+        ({"image": BLANK, "mask_image": SMALLER}, "mask_image"),
+    ],
+)
+def test_of_two_bad_pictures_the_first_is_named(
+    client: Any, protocol: str, bad: dict[str, Any], named: str
+) -> None:
+    fields = {name: value for name, value in (FIELDS | bad).items() if value is not None}
+    assert refuse_fields(client, protocol, fields).startswith(f"{named}: ")
+
+
 # --- values that the contract refuses -------------------------------------------------------------
 
 

@@ -10,7 +10,8 @@ import pytest
 from backdrop_server.plan import Plan
 from backdrop_server.stages.composite import harmonize, paste_back
 from backdrop_server.stages.fidelity import expansion, fidelity
-from backdrop_server.stages.layers import Cutout, cut_out, foreground_of
+from backdrop_server.stages.foreground import estimate_foreground
+from backdrop_server.stages.layers import Cutout, colours_of, cut_out
 from backdrop_server.stages.pictures import resize
 from backdrop_server.stages.shadow import KINDS, cast_shadow
 from tests.unit.test_foreground import disc
@@ -32,6 +33,10 @@ def plan(**changes: Any) -> Plan:
     return Plan(**(values | changes))
 
 
+def cut(plan: Plan, alpha: Pixels) -> Cutout:
+    return cut_out(plan, PHOTO, alpha, colours_of(plan, PHOTO, alpha))
+
+
 def light(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     share = values / 255.0
     return np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
@@ -39,7 +44,7 @@ def light(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 @pytest.mark.parametrize("kind", ["off", *KINDS])
 def test_the_layers_laid_over_each_other_are_the_picture(kind: str) -> None:
-    cutout = cut_out(plan(shadow=kind, shadow_strength=0.7), PHOTO, disc())
+    cutout = cut(plan(shadow=kind, shadow_strength=0.7), disc())
     picture = cutout.over(BACKGROUND)
     behind, shadow, subject = (light(layer[..., :3]) for layer in cutout.layers([BACKGROUND]))
     shade, share = (layer[..., 3:] / 255 for layer in cutout.layers([BACKGROUND])[1:])
@@ -51,7 +56,7 @@ def test_the_layers_laid_over_each_other_are_the_picture(kind: str) -> None:
 
 def test_without_a_shadow_the_background_is_untouched() -> None:
     alpha = disc()
-    picture = cut_out(plan(), foreground_of(plan(), PHOTO, alpha), alpha).over(BACKGROUND)
+    picture = cut(plan(), alpha).over(BACKGROUND)
     np.testing.assert_array_equal(picture[alpha == 0], resize(BACKGROUND, SIDE, SIDE)[alpha == 0])
 
 
@@ -59,7 +64,7 @@ def test_without_a_shadow_the_background_is_untouched() -> None:
 @pytest.mark.parametrize("wraps", [False, True])
 def test_the_core_is_the_photo_bit_for_bit(kind: str, wraps: bool) -> None:
     alpha = disc()
-    cutout = cut_out(plan(shadow=kind, harmonize=wraps, shadow_strength=1.0), PHOTO, alpha)
+    cutout = cut(plan(shadow=kind, harmonize=wraps, shadow_strength=1.0), alpha)
     picture = cutout.over(BACKGROUND)
     np.testing.assert_array_equal(picture[alpha == 255], PHOTO[alpha == 255])
     assert fidelity(PHOTO, alpha, picture).changed_pixels == 0
@@ -67,8 +72,10 @@ def test_the_core_is_the_photo_bit_for_bit(kind: str, wraps: bool) -> None:
 
 def test_a_files_own_transparency_has_its_own_colours() -> None:
     alpha = disc()
-    assert foreground_of(plan(matte_source="alpha"), PHOTO, alpha) is PHOTO
-    assert (foreground_of(plan(matte_source="mask"), PHOTO, alpha) != PHOTO).any()
+    assert cut(plan(matte_source="alpha"), alpha).foreground is PHOTO
+    found = cut(plan(matte_source="mask"), alpha).foreground
+    assert (found != PHOTO).any()
+    np.testing.assert_array_equal(found, estimate_foreground(PHOTO, alpha))
 
 
 def test_harmonizing_brings_the_edge_nearer_to_the_surroundings() -> None:
@@ -145,7 +152,7 @@ def test_extreme_mattes_are_borne() -> None:
     for value in (0, 128, 255):
         alpha = np.full((SIDE, SIDE), value, np.uint8)
         for kind in KINDS:
-            cutout = cut_out(plan(shadow=kind), PHOTO, alpha)
+            cutout = cut(plan(shadow=kind), alpha)
             assert cutout.over(BACKGROUND).shape == PHOTO.shape
             assert len(cutout.layers([BACKGROUND, BACKGROUND])) == 4
         fidelity(PHOTO, alpha, PHOTO)

@@ -37,14 +37,35 @@ def estimate_foreground(photo: Pixels, alpha: Pixels) -> Pixels:
     from near, and both times corrected so that the two mix to the pixel: the local step of multi-level
     foreground estimation (Germer et al. 2020) on the weighted means of Forte (2021).
     """
-    band = (alpha > 0) & (alpha < 255)
+    return with_colours(photo, alpha, edge_colours(photo, alpha))
+
+
+def edge_colours(photo: Pixels, alpha: Pixels) -> Pixels:
+    """Of `estimate_foreground` what differs from the photo: uint8 [N, 3].
+
+    N pixels have an ``alpha`` that is neither 0 nor 255; row by row.
+    """
+    band = soft_part(alpha)
     if not band.any():
-        return photo
+        return np.empty((0, 3), np.uint8)
     far = max(2, round(FAR * min(alpha.shape) / SHRINK))
     window = around(band, NEAR + SHRINK * far)
+    return _estimate(photo[window], alpha[window], band[window], far)
+
+
+def with_colours(photo: Pixels, alpha: Pixels, colours: Pixels) -> Pixels:
+    """``photo`` uint8 [H, W, 3] with ``colours`` uint8 [N, 3] where ``alpha`` is neither 0 nor 255."""
+    if not len(colours):
+        return photo
     result = photo.copy()
-    result[window][band[window]] = _estimate(photo[window], alpha[window], band[window], far)
+    result[soft_part(alpha)] = colours
     return result
+
+
+def soft_part(alpha: Pixels) -> npt.NDArray[np.bool_]:
+    """Where ``alpha`` uint8 [H, W] is neither 0 nor 255."""
+    band: npt.NDArray[np.bool_] = (alpha > 0) & (alpha < 255)
+    return band
 
 
 def _estimate(photo: Pixels, alpha: Pixels, band: npt.NDArray[np.bool_], far: int) -> Pixels:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from backdrop_server.plan import Plan
 from backdrop_server.stages.composite import darken, harmonize, paste_back
-from backdrop_server.stages.foreground import estimate_foreground
+from backdrop_server.stages.foreground import edge_colours, with_colours
 from backdrop_server.stages.pictures import resize
 from backdrop_server.stages.shadow import cast_shadow
 
@@ -56,17 +56,23 @@ class Cutout:
         return [*made, shadow, np.dstack([self.foreground, self.alpha])]
 
 
-def foreground_of(plan: Plan, photo: Pixels, alpha: Pixels) -> Pixels:
-    """The colours of the product in ``photo`` uint8 [H, W, 3] under ``alpha`` uint8 [H, W].
+def colours_of(plan: Plan, photo: Pixels, alpha: Pixels) -> Pixels:
+    """The product's colours [N, 3] at the soft edge of ``alpha``, as `edge_colours`.
 
-    A file's own transparency has its own colours under it; under any other matte the old background
-    shines through the edge, and is taken out.
+    A file's own transparency has its own colours under it: there are none to give. Under any other
+    matte the old background shines through the edge, and is taken out.
     """
-    return photo if plan.matte_source == "alpha" else estimate_foreground(photo, alpha)
+    if plan.matte_source == "alpha":
+        return np.empty((0, 3), np.uint8)
+    return edge_colours(photo, alpha)
 
 
-def cut_out(plan: Plan, foreground: Pixels, alpha: Pixels) -> Cutout:
-    """The product, whose `foreground_of` and ``alpha`` uint8 [H, W] are given, as ``plan`` asks."""
+def cut_out(plan: Plan, photo: Pixels, alpha: Pixels, colours: Pixels) -> Cutout:
+    """The product of ``photo`` uint8 [H, W, 3] by ``alpha`` uint8 [H, W] as ``plan`` asks for it.
+
+    ``colours``: its `colours_of`.
+    """
+    foreground = with_colours(photo, alpha, colours)
     shadow = None
     if plan.shadow != "off" and plan.shadow_strength > 0:
         shadow = cast_shadow(alpha, plan.shadow, plan.shadow_direction, plan.shadow_strength)

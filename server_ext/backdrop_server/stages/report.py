@@ -39,11 +39,12 @@ def final_report(
     photo, before its file is encoded.
 
     ``seconds``: ``preprocess``; ``encode`` with the wait for a place in the loop; ``denoise``;
-    ``decode``; ``postprocess``; ``total``. ``engine_calls`` and ``engine_seconds``: the
-    request's share, by rows, of the UNet calls that it was part of; ``matting_seconds``: of its
-    ``preprocess``, what the matting network's engine took; ``edge_encoder_seconds``: of its
-    ``denoise``, what ControlNet's edge encoder took; ``mean_rows_together``: rows evaluated
-    together with it and of its size, on average over its evaluations.
+    ``decode``, with the wait for `cutout` where that is not done yet; ``postprocess``; ``total``.
+    ``engine_calls`` and ``engine_seconds``: the request's share, by rows, of the UNet calls that it
+    was part of; ``matting_seconds``: of its ``preprocess``, what the matting network's engine took;
+    ``edge_encoder_seconds``: of its ``denoise``, what ControlNet's edge encoder took;
+    ``mean_rows_together``: rows evaluated together with it and of its size, on average over its
+    evaluations.
 
     ``seconds_billed``: ``engine_seconds``, and for encoders and decoder what ``costs`` says of the
     working size and the samples. They run also where ``strength`` leaves no step.

@@ -37,9 +37,10 @@ TRUST = 0.6
 """How far GrabCut's matte can be trusted where its outline is clear, alone or led by a network that is
 all doubt."""
 ROUGH_PIXELS = 512 * 512
-"""Of the copy in which a uniform background is keyed out first: masks and edges need no finer ones."""
-SAME_SUBJECT = 0.95
-"""The least `_agreement` of a rough matte and its refined one."""
+"""The least size of the copy in which a uniform background is keyed out first: a smaller one shows
+less than our network sees."""
+PART, ANOTHER = 5, 0.05
+"""A part of a rough matte is so many pixels wide; parts of this share of it make another subject."""
 SURE_KEY = 0.97
 """A keyed matte that is as sure looks complete: our own network has to be without doubt, too."""
 
@@ -63,11 +64,10 @@ def find_matte(
     mask: Pixels | None = None,
     network: MattingNetwork | None = None,
     beside: Executor | None = None,
+    pixels: int = ROUGH_PIXELS,
 ) -> Matte:
     """Find the subject of a photo, at the photo's size: `rough_matte`, and `refined`."""
-    rough = rough_matte(picture, mask, network, beside)
-    alpha = refined(picture.rgb, rough.alpha, rough.maps)
-    return dataclasses.replace(rough, alpha=alpha, maps=None)
+    return refined(picture.rgb, rough_matte(picture, mask, network, beside, pixels))
 
 
 def rough_matte(
@@ -75,6 +75,7 @@ def rough_matte(
     mask: Pixels | None = None,
     network: MattingNetwork | None = None,
     beside: Executor | None = None,
+    pixels: int = ROUGH_PIXELS,
 ) -> Matte:
     """Find the subject of a photo, by the surest way that applies.
 
@@ -85,9 +86,9 @@ def rough_matte(
     from all but the border. Equal inputs give equal mattes. What our network sees is made ready by
     ``beside`` while this thread keys.
 
-    A uniform background is keyed out of a copy of at most ROUGH_PIXELS: enough for masks and edges,
-    and quickly done. Such a matte has the copy's size, and `refined` is to follow; any other is
-    finished.
+    Of a photo larger than ``pixels`` (those of the picture that masks and edges are made for, or
+    more) a uniform background is keyed out of a copy of that size. Such a matte has the copy's size,
+    and `refined` is to follow; any other is finished.
     Raises InvalidInputError where no subject, or nothing but subject, is found.
     """
     if mask is not None:
@@ -96,7 +97,7 @@ def rough_matte(
         return _checked(Matte(picture.alpha, "alpha"))
     if network is not None and not network.spec.keyed:
         return _checked(_found(picture.rgb, network.alpha(picture.rgb), network.kind))
-    seen = _rough(picture.rgb)
+    seen = _copy(picture.rgb, pixels)
     if network is not None:
         return _checked(_by_our_own(picture.rgb, seen, network, beside))
     keyed = key_uniform_background(seen)
@@ -105,39 +106,37 @@ def rough_matte(
     return _checked(_found(seen, keyed, KEYED))
 
 
-def refined(rgb: Pixels, rough: Pixels, maps: Floats | None) -> Pixels:
-    """The matte uint8 [H, W] of the photo ``rgb`` uint8 [H, W, 3] whose rough one is ``rough``.
+def refined(rgb: Pixels, rough: Matte) -> Matte:
+    """The matte of the photo ``rgb`` uint8 [H, W, 3], at its size, whose `rough_matte` is given.
 
-    ``rough`` uint8 [h, w] and ``maps`` are those of `rough_matte`; one of the photo's size is
-    finished. The background is keyed out once more, of the photo itself. Where that finds another
-    subject, the rough one is drawn along the photo's edges: the new scene is painted around it.
+    The background is keyed out once more, of the photo itself. Where that finds another subject, the
+    rough matte is drawn along the photo's edges, since the new scene is painted around it.
     """
-    if rough.shape == rgb.shape[:2]:
-        return rough
+    if rough.alpha.shape == rgb.shape[:2]:
+        return dataclasses.replace(rough, maps=None)
     keyed = key_uniform_background(rgb)
     if keyed is not None:
-        alpha = keyed if maps is None else corrected(rgb, maps, keyed)
-        if _agreement(alpha, rough) >= SAME_SUBJECT:
-            return alpha
-    return _drawn(rgb, rough)
+        alpha = keyed if rough.maps is None else corrected(rgb, rough.maps, keyed)
+        if not _is_another(alpha, rough.alpha):
+            return _found(rgb, alpha, rough.source)
+    return _found(rgb, _drawn(rgb, rough.alpha), rough.source, TRUST)
 
 
 def _drawn(rgb: Pixels, rough: Pixels) -> Pixels:
-    """A rough matte along the edges of the photo."""
+    """A rough matte uint8 [h, w] along the edges of the photo: uint8 [H, W]."""
     known = rough.astype(np.float32) / 255
-    share = along_edges(known, _rough(rgb), rgb)
+    share = along_edges(known, _shrunk(rgb, rough.shape[1], rough.shape[0]), rgb)
     if doubt(known) <= DOUBT:
         return softened(rgb, share > 0.5)
-    clear: Pixels = np.rint(255 * np.clip(share, 0, 1)).astype(
-        np.uint8
-    )  # glass has more than edges
+    # Glass is more than its edges.
+    clear: Pixels = np.rint(255 * np.clip(share, 0, 1)).astype(np.uint8)
     return clear
 
 
-def _rough(rgb: Pixels) -> Pixels:
-    """The photo at the size of a rough matte."""
+def _copy(rgb: Pixels, pixels: int) -> Pixels:
+    """The photo at a size of about ``pixels``, if it is larger."""
     height, width = rgb.shape[:2]
-    scale = min(1.0, (ROUGH_PIXELS / (height * width)) ** 0.5)
+    scale = min(1.0, (pixels / (height * width)) ** 0.5)
     return _shrunk(rgb, max(1, round(width * scale)), max(1, round(height * scale)))
 
 
@@ -148,10 +147,12 @@ def _shrunk(picture: Pixels, width: int, height: int) -> Pixels:
     return small
 
 
-def _agreement(alpha: Pixels, rough: Pixels) -> float:
-    """The area that is subject in both mattes, over that in either; at the rough one's size."""
-    first, second = _shrunk(alpha, rough.shape[1], rough.shape[0]) >= 128, rough >= 128
-    return np.count_nonzero(first & second) / max(1, np.count_nonzero(first | second))
+def _is_another(alpha: Pixels, rough: Pixels) -> bool:
+    """Whether two mattes differ by more than their edges: in whole parts, at the rough one's size."""
+    small = _shrunk(alpha, rough.shape[1], rough.shape[0])
+    differs = ((small >= 128) != (rough >= 128)).astype(np.uint8)
+    parts = cv2.morphologyEx(differs, cv2.MORPH_OPEN, np.ones((PART, PART), np.uint8))
+    return np.count_nonzero(parts) > ANOTHER * np.count_nonzero(rough >= 128)
 
 
 def _by_our_own(

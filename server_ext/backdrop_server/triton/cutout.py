@@ -8,28 +8,55 @@ from typing import Any
 import cv2
 
 from backdrop_server import contract
+from backdrop_server.errors import CancelledError
 from backdrop_server.plan import Plan
-from backdrop_server.stages.layers import foreground_of
-from backdrop_server.stages.subject import refined
+from backdrop_server.stages.layers import colours_of
+from backdrop_server.stages.subject import Matte, refined
+from backdrop_server.triton.board import Board, Stage, board_path
 from backdrop_server.triton.tensors import answer_each, read_required, read_scalar, response
+
+NICENESS = 5
+"""An engine on the CPU goes first: its time is what everybody waits for, and is billed."""
 
 
 class CutoutModel:
-    """What only `postprocess` needs, so that nobody waits for it while the scene is painted."""
+    """What only `postprocess` needs: it has all the time in which the scene is painted."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Leave half of the cores to what runs meanwhile."""
-        cv2.setNumThreads(max(1, len(os.sched_getaffinity(0)) // 2))
+        """Leave half of the cores to what runs meanwhile; map the board of this server."""
+        os.nice(NICENESS)
+        cv2.setNumThreads(max(1, len(os.sched_getaffinity(0)) // contract.CUTOUT_INSTANCES))
+        self._board = Board(board_path(os.getppid()))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request on its own."""
-        return answer_each(requests, _answer)
+        return answer_each(requests, self._answer)
+
+    def _answer(self, request: Any) -> Any:
+        plan = Plan.from_json(read_scalar(request, contract.PLAN))
+        status = self._board.status(plan.request_id)
+        if status.cancelled or status.stage is Stage.ENDED:
+            raise CancelledError("the request was cancelled")
+        try:
+            return _cut_out(request, plan)
+        except Exception:
+            self._board.cancel(plan.request_id)  # else the loop would paint a scene for nobody
+            raise
 
 
-def _answer(request: Any) -> Any:
-    plan = Plan.from_json(read_scalar(request, contract.PLAN))
-    photo = read_required(request, contract.PHOTO)
-    maps = read_required(request, contract.MATTING_MAPS)
-    rough = read_required(request, contract.ROUGH_ALPHA)
-    alpha = refined(photo, rough, maps if len(maps) else None)
-    return response({contract.ALPHA: alpha, contract.FOREGROUND: foreground_of(plan, photo, alpha)})
+def _cut_out(request: Any, plan: Plan) -> Any:
+    photo, maps = (read_required(request, i) for i in (contract.PHOTO, contract.MATTING_MAPS))
+    rough = Matte(
+        read_required(request, contract.ROUGH_ALPHA),
+        plan.matte_source,
+        plan.matte_sureness,
+        maps if len(maps) else None,
+    )
+    matte = refined(photo, rough)
+    return response(
+        {
+            contract.ALPHA: matte.alpha,
+            contract.MATTE_SURENESS: [matte.sureness],
+            contract.EDGE_COLOURS: colours_of(plan, photo, matte.alpha),
+        }
+    )

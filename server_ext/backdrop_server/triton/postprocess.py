@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import time
@@ -59,14 +60,15 @@ def _finish(request: Any, plan: Plan, costs: Costs, began_at: float, beside: Exe
     product: list[Fidelity] = []
     if wanted & {IMAGES.name, REPORT.name, LAYERS.name}:
         backgrounds = read_required(request, contract.PIXELS)
-        cutout = cut_out(plan, read_required(request, contract.FOREGROUND), alpha)
+        cutout = cut_out(plan, photo, alpha, read_required(request, contract.EDGE_COLOURS))
         files = []
         for background in backgrounds:
             picture = _picture(plan, photo, cutout, background)
+            numbers = beside.submit(_compared, photo, alpha, picture)
             if IMAGES.name in wanted:
-                files.append(beside.submit(pictures.encode, picture, plan.output_format))
-            product.append(_compared(photo, alpha, picture))
-        outputs |= {IMAGES: [file.result() for file in files]} if files else {}
+                files.append(pictures.encode(picture, plan.output_format))
+            product.append(numbers.result())
+        outputs |= {IMAGES: files} if files else {}
         if LAYERS.name in wanted:
             outputs[LAYERS] = [
                 pictures.encode(layer, "png") for layer in cutout.layers(backgrounds)
@@ -76,6 +78,8 @@ def _finish(request: Any, plan: Plan, costs: Costs, began_at: float, beside: Exe
         loop = json.loads(read_scalar(request, contract.DENOISE_REPORT))
         size = (photo.shape[1], photo.shape[0])
         times = (began_at, time.monotonic())
+        sureness = read_scalar(request, contract.MATTE_SURENESS)
+        plan = dataclasses.replace(plan, matte_sureness=sureness)
         outputs[REPORT] = final_report(plan, loop, costs, size, times, product)
     return response(outputs)
 

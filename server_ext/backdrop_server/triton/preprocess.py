@@ -6,13 +6,15 @@ Called by itself with `alpha` as the only output, it answers with the photo's ma
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import random
 import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +57,7 @@ class PreprocessModel:
         self._limit = int(parameter(config, "max_held_requests"))
         self._facts = BundleFacts.from_json((folder / "bundle.json").read_text())
         self._tokenizers = [load_tokenizer(folder / name) for name in ("tokenizer", "tokenizer_2")]
-        # Each instance is a process, and those that are at work have the cores between them; what one
-        # does beside its matte is short.
+        # Each instance is a process, and those that are at work have the cores between them.
         threads = max(1, len(os.sched_getaffinity(0)) // contract.PREPROCESS_INSTANCES)
         cv2.setNumThreads(threads)
         self._engine_time = EngineTime()
@@ -65,6 +66,9 @@ class PreprocessModel:
             self._network.warm_up()
         self._board = Board(board_path(os.getppid()))
         self._beside = ThreadPoolExecutor(3)
+        # How a matte is found: masks and edges are made for a picture of at most so many pixels.
+        pixels = max(subject.ROUGH_PIXELS, self._facts.native_pixels)
+        self._how = (self._network, self._beside, pixels)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request on its own."""
@@ -76,9 +80,9 @@ class PreprocessModel:
 
     def _answer(self, request: Any) -> Any:
         if set(request.requested_output_names()) == {contract.ALPHA.name}:
-            picture = pictures.decode(_read_required(request, "image"), "image")
-            rough = self._rough_matte(request, picture)
-            return response({contract.ALPHA: subject.refined(picture.rgb, rough.alpha, rough.maps)})
+            picture = _decoded(read_scalar(request, _INPUTS["image"]), "image")
+            mask = _read_mask(request, picture)
+            return response({contract.ALPHA: subject.find_matte(picture, mask, *self._how).alpha})
         request_id = request.request_id() or uuid.uuid4().hex
         received_at = time.monotonic()
         self._board.enter(request_id, self._limit)
@@ -90,17 +94,17 @@ class PreprocessModel:
 
     def _prepare(self, request: Any, request_id: str, received_at: float) -> Any:
         options = _read_options(request)
-        photo, reference = (_read_required(request, name) for name in ("image", "ref_image"))
-        conditions = self._beside.submit(self._read_conditions, reference, options)
-        try:
-            picture = pictures.decode(photo, "image")
-            size = working_size(*picture.size, self._facts.native_pixels)
-            working = self._beside.submit(_working_image, picture, size)
-            engines_before = self._engine_time.seconds
-            matte = self._rough_matte(request, picture)
-            matting_seconds = self._engine_time.seconds - engines_before
-        finally:
-            wait([conditions])  # of a request without a matte nothing stays behind
+        picture, reference = self._read_pictures(request)
+        mask = _read_mask(request, picture)
+        size = working_size(*picture.size, self._facts.native_pixels)
+        engines_before = self._engine_time.seconds
+        # What needs no matte is made ready beside it; of a request without one nothing stays behind.
+        with _begun(
+            self._beside.submit(self._read_conditions, reference, options),
+            self._beside.submit(_working_image, picture, size),
+        ) as (conditions, working):
+            matte = subject.rough_matte(picture, mask, *self._how)
+        matting_seconds = self._engine_time.seconds - engines_before
         working_image, edges = working.result()
         working_mask = subject.working_mask(matte.alpha, *size)
         arrays = conditions.result() | {
@@ -120,17 +124,17 @@ class PreprocessModel:
         )
         return response({contract.PLAN: plan.to_json()} | arrays)
 
-    def _rough_matte(self, request: Any, picture: Picture) -> Matte:
-        mask = read_scalar(request, _INPUTS["mask_image"])
-        if mask is not None:
-            mask = pictures.decode_mask(mask, "mask_image", picture.size)
-        return subject.rough_matte(picture, mask, self._network, self._beside)
+    def _read_pictures(self, request: Any) -> tuple[Picture, Picture]:
+        """Photo and reference, decoded side by side; of two that are bad the photo is named."""
+        data = read_scalar(request, _INPUTS["ref_image"])
+        with _begun(self._beside.submit(_decoded, data, "ref_image")) as (reference,):
+            picture = _decoded(read_scalar(request, _INPUTS["image"]), "image")
+        return picture, reference.result()
 
     def _read_conditions(
-        self, ref_image: bytes, options: ReplaceOptions
+        self, reference: Picture, options: ReplaceOptions
     ) -> dict[Tensor, npt.NDArray[Any]]:
         """What the encoders read: words as tokens, the reference as pixels."""
-        reference = pictures.decode(ref_image, "ref_image")
         ids = [
             tokenize(tokenizer, [options.negative_prompt or "", options.prompt])
             for tokenizer in self._tokenizers
@@ -149,11 +153,24 @@ def _working_image(picture: Picture, size: tuple[int, int]) -> tuple[Array, Arra
     return image, canny.edges_of(image)
 
 
-def _read_required(request: Any, name: str) -> bytes:
-    data: bytes | None = read_scalar(request, _INPUTS[name])
+@contextlib.contextmanager
+def _begun(*work: Future[Any]) -> Iterator[tuple[Future[Any], ...]]:
+    """Futures that are done, one way or another, when the block is left."""
+    try:
+        yield work
+    finally:
+        wait(work)
+
+
+def _decoded(data: bytes | None, name: str) -> Picture:
     if data is None:
         raise InvalidInputError(name, "it is missing", "a picture file")
-    return data
+    return pictures.decode(data, name)
+
+
+def _read_mask(request: Any, picture: Picture) -> Array | None:
+    mask = read_scalar(request, _INPUTS["mask_image"])
+    return None if mask is None else pictures.decode_mask(mask, "mask_image", picture.size)
 
 
 def _read_options(request: Any) -> ReplaceOptions:
