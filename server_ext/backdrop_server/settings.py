@@ -120,7 +120,9 @@ class Settings(BaseSettings):
     patience: float = Field(
         60.0, gt=0, description="Seconds that a caller waits for a Triton while none is up."
     )
-    job_attempts: int = Field(5, ge=1, description="Tries of a job whose Triton is lost under it.")
+    job_attempts: int = Field(
+        5, ge=1, description="Losses of its Triton after which a job is tried beside no other such."
+    )
 
     # URLs in requests.
     fetch_urls: bool = Field(True, description="Whether pictures and webhooks may be URLs.")

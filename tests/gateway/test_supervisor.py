@@ -30,8 +30,7 @@ def served(repository: Path) -> Iterator[Served]:
     ("name", "number"),
     [
         ("denoise", signal.SIGKILL),
-        ("cutout", signal.SIGKILL),
-        ("postprocess", signal.SIGSTOP),
+        ("cutout", signal.SIGSTOP),
         ("triton", signal.SIGSTOP),
         ("gateway", signal.SIGKILL),
         ("gateway", signal.SIGSTOP),

@@ -72,7 +72,9 @@ def test_the_finished_matte_and_the_colours_at_its_edge(entry: Any, board: Path)
     colours = asked.output("edge_colours")[0]
     np.testing.assert_array_equal(colours, edge_colours(RGB, expected.alpha))
     assert len(colours) == np.count_nonzero((expected.alpha > 0) & (expected.alpha < 255)) > 0
-    assert float(asked.output("matte_sureness")[0, 0]) == pytest.approx(expected.sureness)
+    sureness = asked.output("matte_sureness")
+    assert sureness.dtype == np.float32
+    assert float(sureness[0, 0]) == pytest.approx(expected.sureness)
 
 
 def test_a_matte_that_was_given_stays_as_it_is(entry: Any, board: Path) -> None:

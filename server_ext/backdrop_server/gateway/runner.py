@@ -38,8 +38,9 @@ from backdrop_server.settings import Settings
 
 T = TypeVar("T")
 Load = Callable[[], Awaitable[Mapping[str, bytes]]]
-MAX_ATTEMPTS = 20
-"""Of a job over all gateways: one that takes every process down with it must end some day."""
+MORE_ATTEMPTS = 3
+"""Times ``job_attempts`` that a job is begun over all gateways: one that takes every process down with
+it must end some day. From ``job_attempts`` on it is a suspect."""
 _DATABASE_PAUSE = 0.5
 _LEAVE_SECONDS = 5.0
 """For cancelled jobs to come back from Triton when the gateway stops."""
@@ -171,17 +172,18 @@ class Runner:
         self, live: Live, fields: Mapping[str, object], outputs: Sequence[str], patience: float
     ) -> Replaced:
         """Ask a Triton; another one, or the same again, where it was lost under the request."""
-        losses = 0
         while True:
             begun_at = time.monotonic()
-            async with self.pool.place(patience, lambda: self._is_unwanted(live)) as triton:
+            losses = live.attempt if live.attempt >= self._settings.job_attempts else 0
+            async with self.pool.place(
+                patience, lambda: self._is_unwanted(live), losses=losses
+            ) as triton:
                 self._metrics.stages.labels("wait").observe(time.monotonic() - begun_at)
                 self._count_jobs()
                 try:
                     return await self._attempt(live, triton, fields, outputs)
                 except LostError:
-                    losses += 1
-                    self._note_loss(live, triton, losses)
+                    self._note_loss(live, triton)
 
     async def _attempt(
         self, live: Live, triton: Triton, fields: Mapping[str, object], outputs: Sequence[str]
@@ -197,12 +199,16 @@ class Runner:
     def _is_unwanted(self, live: Live) -> bool:
         return live.is_cancelled or self._is_leaving
 
-    def _note_loss(self, live: Live, triton: Triton, losses: int) -> None:
+    def _note_loss(self, live: Live, triton: Triton) -> None:
         triton.is_up = False  # until a probe says otherwise
         self._metrics.lost.inc()
         log.warning("triton lost under a job", extra={"job": live.job_id, "triton": triton.url})
-        if losses >= self._settings.job_attempts:
-            raise UnavailableError(f"its Triton was lost {losses} times; retry later")
+        self._refuse_more(live.attempt + 1)
+
+    def _refuse_more(self, attempt: int) -> None:
+        most = MORE_ATTEMPTS * self._settings.job_attempts
+        if attempt > most:
+            raise UnavailableError(f"it was begun {most} times and lost each time; retry later")
 
     async def _begin(self, live: Live, triton: Triton) -> str:
         attempt = await self.write(
@@ -211,8 +217,7 @@ class Runner:
         if attempt is None:
             raise EndedElsewhereError("the request was cancelled")
         live.attempt = attempt
-        if attempt > MAX_ATTEMPTS:
-            raise UnavailableError(f"it was begun {MAX_ATTEMPTS} times and never ended")
+        self._refuse_more(attempt)
         if live.request_id is not None:  # perhaps it still runs in the Triton that was lost
             await self.cancel_everywhere(live.job_id, attempt - 1)
         live.triton, live.request_id = triton, f"{live.job_id}.{attempt}"

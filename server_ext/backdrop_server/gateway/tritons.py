@@ -59,6 +59,8 @@ class Triton(Protocol):
 
     url: str
     in_flight: int
+    suspects: int
+    """Of those in flight, jobs that were in many a Triton when it was lost."""
     is_up: bool
     costs: Costs | None
 
@@ -89,6 +91,7 @@ class HttpTriton:
     def __init__(self, url: str) -> None:
         self.url = url
         self.in_flight = 0
+        self.suspects = 0
         self.is_up = False
         self.costs: Costs | None = None
         self._patient: Any = httpaio.InferenceServerClient(url, conn_timeout=_DAY, conn_limit=0)
@@ -180,6 +183,8 @@ class TritonPool:
         self.tritons = tuple(tritons)
         self._places = max_in_flight
         self._changed = asyncio.Condition()
+        self._suspects: list[int] = []
+        """Losses of the suspects that wait."""
 
     @property
     def capacity(self) -> int:
@@ -210,18 +215,28 @@ class TritonPool:
 
     @contextlib.asynccontextmanager
     async def place(
-        self, patience: float, is_cancelled: Callable[[], bool] = lambda: False
+        self,
+        patience: float,
+        is_cancelled: Callable[[], bool] = lambda: False,
+        *,
+        losses: int = 0,
     ) -> AsyncIterator[Triton]:
         """A place at a Triton, waited for while all are taken, or while none is up for ``patience``.
 
+        ``losses``, if not 0, makes it that of a suspect, which was in so many Tritons when they were
+        lost: no two are in one together, and those with fewer go first, so that one that takes its
+        Triton down takes the others' tries no more.
+
         Raises UnavailableError when patience is over, CancelledError when ``is_cancelled``.
         """
-        triton = await self._wait_for_place(patience, is_cancelled)
+        triton = await self._wait_for_place(patience, is_cancelled, losses)
         triton.in_flight += 1
+        triton.suspects += losses > 0
         try:
             yield triton
         finally:
             triton.in_flight -= 1
+            triton.suspects -= losses > 0
             await self.wake()
 
     async def wake(self) -> None:
@@ -251,13 +266,15 @@ class TritonPool:
         """Close all connections."""
         await asyncio.gather(*(triton.close() for triton in self.tritons))
 
-    async def _wait_for_place(self, patience: float, is_cancelled: Callable[[], bool]) -> Triton:
+    async def _wait_for_place(
+        self, patience: float, is_cancelled: Callable[[], bool], losses: int
+    ) -> Triton:
         up_at = time.monotonic()
-        async with self._changed:
+        async with self._changed, self._in_line(losses):
             while True:
                 if is_cancelled():
                     raise CancelledError("the request was cancelled")
-                if (free := self._freest()) is not None:
+                if (free := self._freest(losses)) is not None:
                     return free
                 if self.is_up:
                     up_at = time.monotonic()
@@ -266,8 +283,23 @@ class TritonPool:
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), PROBE_SECONDS)
 
-    def _freest(self) -> Triton | None:
+    @contextlib.asynccontextmanager
+    async def _in_line(self, losses: int) -> AsyncIterator[None]:
+        if not losses:
+            yield
+            return
+        self._suspects.append(losses)
+        try:
+            yield
+        finally:
+            self._suspects.remove(losses)
+            self._changed.notify_all()
+
+    def _freest(self, losses: int) -> Triton | None:
         free = [t for t in self.tritons if t.is_up and t.in_flight < self._places]
+        if losses:
+            is_first = losses <= min(self._suspects)
+            free = [triton for triton in free if is_first and not triton.suspects]
         return min(free, key=lambda triton: triton.in_flight, default=None)
 
 

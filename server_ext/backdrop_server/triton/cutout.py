@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import cv2
+import numpy as np
 
 from backdrop_server import contract
 from backdrop_server.errors import CancelledError
@@ -56,7 +57,7 @@ def _cut_out(request: Any, plan: Plan) -> Any:
     return response(
         {
             contract.ALPHA: matte.alpha,
-            contract.MATTE_SURENESS: [matte.sureness],
+            contract.MATTE_SURENESS: np.array([matte.sureness], np.float32),
             contract.EDGE_COLOURS: colours_of(plan, photo, matte.alpha),
         }
     )
