@@ -24,12 +24,17 @@ _PACKAGES = (
 )
 
 
+_VECTOR_UNITS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+"""What tells one processor's speed from another's of the same name."""
+
+
 def conditions() -> dict[str, Any]:
     """Processor, cores, memory in GiB, versions, commit and date of this run."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "commit": commit(),
-        "cpu": _cpu_name(),
+        "cpu": _cpu_line("model name") or platform.machine(),
+        "vector_units": [unit for unit in _VECTOR_UNITS if unit in _cpu_line("flags").split()],
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpu": _gpu_name(),
@@ -70,8 +75,8 @@ def _gpu_name() -> str | None:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
-def _cpu_name() -> str:
+def _cpu_line(name: str) -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
+        if line.startswith(name):
             return line.partition(":")[2].strip()
-    return platform.machine()
+    return ""

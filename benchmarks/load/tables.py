@@ -118,7 +118,7 @@ def solo(results: Sequence[Result]) -> list[str]:
         f"{result['overhead_share']:.1%} with {engine}"
         for result, engine in zip(results, engines, strict=True)
     )
-    return [*lines, "", f"Not engine time: {', '.join(shares)}."]
+    return [*lines, "", f"Not engine time: {', '.join(shares)}. {_machine(results[0])}"]
 
 
 def paper(result: Result) -> list[str]:
@@ -128,7 +128,14 @@ def paper(result: Result) -> list[str]:
     lines += [f"| {name} | {value:.1f} |" for name, value in result["milliseconds"].items()]
     unhidden = f"{result['overhead_share_unhidden']:.1%} if a device hid nothing of the loop"
     share = f"{result['overhead_share']:.1%} ({unhidden})"
-    return [*lines, "", f"Not engine time: {share}, engines at {rate:.0f} TFLOP/s."]
+    told = f"Not engine time: {share}, engines at {rate:.0f} TFLOP/s. {_machine(result)}"
+    return [*lines, "", told]
+
+
+def _machine(result: Result) -> str:
+    made = result["conditions"]
+    units = ", ".join(made["vector_units"])
+    return f"Measured {made['date']} on {made['cores']} cores of {made['cpu']} ({units})."
 
 
 def growth(result: Result) -> list[str]:
