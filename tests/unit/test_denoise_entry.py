@@ -97,7 +97,7 @@ def test_a_repository_without_the_edge_encoder_is_refused(
     with pytest.raises(
         EngineError, match=r"^edge_encoder\.npz is missing .*: export the repository"
     ):
-        entry.Beginning(folder, entry.Lane("cpu"))
+        entry.Beginning(folder, entry.Lane("cpu"), entry.SchedulerFactory(SDXL))
 
 
 def test_one_step_ahead_gives_what_the_host_gives(make_loop: MakeLoop) -> None:

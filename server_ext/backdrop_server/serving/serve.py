@@ -20,7 +20,7 @@ from backdrop_server.triton.supervisor import Supervisor
 MAX_FAILURES = 5
 """A Triton that cannot be started again so often in a row is given up."""
 _SHORTEST_PAUSE = 0.5
-_LONGEST_PAUSE = 5.0
+_LONGEST_PAUSE = 2.0
 _SOUND_SECONDS = 2.0
 """A Triton that was ready for so long is started again at once; else after longer and longer pauses.
 One that its first requests kill does not get there: they wait for it, and come at once."""

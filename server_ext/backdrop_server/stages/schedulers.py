@@ -6,9 +6,9 @@ import copy
 import dataclasses
 import warnings
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, cast
 
-import diffusers
 import torch
 
 
@@ -69,22 +69,38 @@ SAMPLERS: Mapping[str, SamplerSpec] = {
 }
 
 
+LAST = "UniPC"
+"""Made last: its module imports scipy's statistics, another 1.2 s."""
+
+
 class SchedulerFactory:
     """Fresh schedulers from a bundle's scheduler config.
 
     Copies of one prototype for each name: the constructors of the KDPM2 classes compute a thousand
-    timesteps, 0.2 s in which every request in flight would wait.
+    timesteps, 0.2 s in which every request in flight would wait. The prototypes are made by a thread
+    of their own, since that and the import of diffusers takes as long as an engine does to load.
     """
 
     def __init__(self, config: Mapping[str, object]) -> None:
-        self._prototypes = {name: _construct(name, config) for name in SAMPLERS}
+        names = sorted(SAMPLERS, key=lambda name: name == LAST)
+        with_thread = ThreadPoolExecutor(1, "schedulers")
+        self._prototypes = {n: with_thread.submit(_construct, n, config) for n in names}
+        with_thread.shutdown(wait=False)
+
+    def wait(self) -> None:
+        """Until all but ``LAST`` are there. Raises what the making of one raised."""
+        for name, prototype in self._prototypes.items():
+            if name != LAST:
+                prototype.result()
 
     def make(self, name: str) -> Scheduler:
         """A scheduler of its own for one request; ``name`` is a key of SAMPLERS."""
-        return copy.deepcopy(self._prototypes[name])
+        return copy.deepcopy(self._prototypes[name].result())
 
 
 def _construct(name: str, config: Mapping[str, object]) -> Scheduler:
+    import diffusers  # 1.7 s, beside which an engine can be loaded
+
     spec = SAMPLERS[name]
     cls = getattr(diffusers, spec.class_name)
     with warnings.catch_warnings():  # diffusers warns of each config key that a class does not use

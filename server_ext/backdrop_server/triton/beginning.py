@@ -6,7 +6,6 @@ second, where a step takes a minute.
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -29,11 +28,10 @@ from backdrop_server.triton.tensors import read
 class Beginning:
     """What every request begins with, read once from the model's ``folder``."""
 
-    def __init__(self, folder: Path, lane: Lane) -> None:
+    def __init__(self, folder: Path, lane: Lane, schedulers: SchedulerFactory) -> None:
         self._lane = lane
         self._facts = BundleFacts.from_json((folder / "bundle.json").read_text())
-        scheduler_config = json.loads((folder / "scheduler_config.json").read_text())
-        self._schedulers = SchedulerFactory(scheduler_config)
+        self._schedulers = schedulers
         file = folder / "edge_encoder.npz"
         if not file.is_file():  # a repository from before the encoder was taken out of the graph
             raise EngineError(f"{file.name} is missing in {folder}: export the repository again")

@@ -34,6 +34,7 @@ from backdrop_server.stages import batches, denoise
 from backdrop_server.stages.batches import Batch
 from backdrop_server.stages.denoise import State
 from backdrop_server.stages.report import denoise_report
+from backdrop_server.stages.schedulers import SchedulerFactory
 from backdrop_server.stages.transfers import download, upload
 from backdrop_server.stages.turns import Turns
 from backdrop_server.triton.beginning import Beginning
@@ -63,6 +64,7 @@ class DenoiseModel:
         self._row_limit = int(parameter(config, "row_limit"))
         precision = Precision(parameter(config, "precision"))
         kind = parameter(config, "engine")
+        schedulers = SchedulerFactory(json.loads((folder / "scheduler_config.json").read_text()))
         self._engine = load_engine(kind, folder / "unet_controlnet", precision)
         if self._engine.limits is not None:
             facts = BundleFacts.from_json((folder / "bundle.json").read_text())
@@ -70,8 +72,9 @@ class DenoiseModel:
         self._network = as_network(self._engine)
         self._lane = Lane(self._engine.device)
         with self._lane.open():
-            self._beginning = Beginning(folder, self._lane)
+            self._beginning = Beginning(folder, self._lane, schedulers)
             self._preview = self._load_preview(folder)
+        schedulers.wait()
         torch.set_num_threads(1)  # sampler arithmetic is small; the engine has its own threads
         self._board = Board(board_path(os.getppid()))
         self._jobs: dict[int, Job] = {}
