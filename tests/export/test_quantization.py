@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -73,11 +75,22 @@ def test_the_denoiser_in_each_precision(
     assert [str(finding) for finding in check_graph(target)] == []
 
     exact = load_network(ENGINE_KINDS["onnxruntime-fp32"], graph)
-    quantized = load_network(ENGINE_KINDS["onnxruntime-fp32"], target)
+    quantized = as_it_is_written(target)
     levels = [decibels(exact(inputs), quantized(inputs)) for inputs in unseen]
     assert min(levels) >= LEAST_PSNR[precision], levels
     assert np.median(levels) >= 37, levels
     assert max(levels) < 60, "this is not a quantized graph"
+
+
+def as_it_is_written(graph: Path) -> Callable[[Arrays], Arrays]:
+    """The graph with its rounding, its products in FP32.
+
+    ONNX Runtime's own products of 8-bit numbers overflow on processors without VNNI instructions.
+    """
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return lambda inputs: {"noise_pred": session.run(["noise_pred"], dict(inputs))[0]}
 
 
 def decibels(expected: Arrays, found: Arrays) -> float:
