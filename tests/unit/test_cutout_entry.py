@@ -16,7 +16,7 @@ import pytest
 from backdrop_server.stages.foreground import edge_colours
 from backdrop_server.stages.pictures import Picture
 from backdrop_server.stages.subject import Matte, find_matte, rough_matte
-from backdrop_server.triton.board import SHM_FOLDER, Board, Stage
+from backdrop_server.triton.board import SHM_FOLDER, Board
 from tests.unit import triton_stub
 from tests.unit.test_contract import make_plan
 from tests.unit.test_refined import photo_of, share_of
@@ -87,16 +87,12 @@ def test_a_matte_that_was_given_stays_as_it_is(entry: Any, board: Path) -> None:
     assert asked.output("matte_sureness")[0, 0] == 1
 
 
-@pytest.mark.parametrize("ended", [False, True])
-def test_nothing_is_cut_out_for_a_request_that_is_gone(
-    entry: Any, board: Path, monkeypatch: pytest.MonkeyPatch, ended: bool
-) -> None:
-    monkeypatch.setattr(entry, "refined", None)
+def test_a_cancel_is_left_to_the_loop(entry: Any, board: Path) -> None:
     known = Board(board)
     known.enter("r1", 4)
-    known.move("r1", Stage.ENDED) if ended else known.cancel("r1")
+    known.cancel("r1")
     asked = answered(entry, request(Matte(np.zeros((1024, 1024), np.uint8), "mask")))
-    assert asked.answer is not None and asked.answer.error.code == "CANCELLED"
+    assert asked.output("alpha").shape == (1, 1024, 1024)
 
 
 def test_a_fault_cancels_the_request_so_that_no_scene_is_painted_for_nobody(
