@@ -33,7 +33,7 @@ from backdrop_server.contract import PREPROCESS_INSTANCES
 from backdrop_server.stages import canny, denoise, pictures, subject
 from backdrop_server.stages.composite import paste_back
 from backdrop_server.stages.fidelity import fidelity
-from backdrop_server.stages.foreground import estimate_foreground
+from backdrop_server.stages.foreground import edge_colours, with_colours
 from backdrop_server.stages.matting import MattingNetwork
 from backdrop_server.triton.matting import EngineTime
 from benchmarks.conditions import RESULTS, write_result
@@ -155,7 +155,8 @@ def _request(network: MattingNetwork | None, engine_time: EngineTime) -> dict[st
     timed("mask and edges", lambda: canny.at_matte(edges.result(), mask))
     _loop(timed)
     alpha = timed(BESIDE[0], lambda: subject.refined(picture.rgb, rough).alpha)
-    front = timed(BESIDE[1], lambda: estimate_foreground(picture.rgb, alpha))
+    colours = timed(BESIDE[1], lambda: edge_colours(picture.rgb, alpha))
+    front = timed("paste-back", lambda: with_colours(picture.rgb, alpha, colours))
     result = timed("paste-back", lambda: paste_back(front, alpha, behind))
     file = _BESIDE.submit(pictures.encode, result, "jpeg")
     timed("report, and the picture's file", lambda: fidelity(picture.rgb, alpha, result))

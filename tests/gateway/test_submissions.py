@@ -17,11 +17,11 @@ from backdrop_server.gateway.estimates import Estimate
 from backdrop_server.gateway.fetching import Fetcher
 from backdrop_server.gateway.keys import Key
 from backdrop_server.gateway.metrics import Metrics
+from backdrop_server.gateway.pool import TritonPool
 from backdrop_server.gateway.request import Body
 from backdrop_server.gateway.runner import Runner
 from backdrop_server.gateway.store import Store
 from backdrop_server.gateway.submissions import Submission, Submissions
-from backdrop_server.gateway.tritons import TritonPool
 from backdrop_server.settings import load_settings
 from tests.gateway.fetches import policy
 

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from backdrop_server.errors import CancelledError
 from backdrop_server.stages.foreground import edge_colours
 from backdrop_server.stages.pictures import Picture
 from backdrop_server.stages.subject import Matte, find_matte, rough_matte
-from backdrop_server.triton.board import SHM_FOLDER, Board
+from backdrop_server.triton.board import SHM_FOLDER, Board, Stage
 from tests.unit import triton_stub
 from tests.unit.test_contract import make_plan
 from tests.unit.test_refined import photo_of, share_of
@@ -95,8 +96,9 @@ def test_a_cancel_is_left_to_the_loop(entry: Any, board: Path) -> None:
     assert asked.output("alpha").shape == (1, 1024, 1024)
 
 
-def test_a_fault_cancels_the_request_so_that_no_scene_is_painted_for_nobody(
-    entry: Any, board: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("stage", [Stage.WAITING, Stage.RUNNING, Stage.FINISHING])
+def test_a_fault_stops_the_loop_and_frees_the_place(
+    entry: Any, board: Path, monkeypatch: pytest.MonkeyPatch, stage: Stage
 ) -> None:
     def fails(*_: object) -> None:
         raise MemoryError("no memory is left")
@@ -104,7 +106,15 @@ def test_a_fault_cancels_the_request_so_that_no_scene_is_painted_for_nobody(
     monkeypatch.setattr(entry, "refined", fails)
     known = Board(board)
     known.enter("r1", 4)
+    if stage is not Stage.WAITING:
+        known.run("r1", 20)
+        known.move("r1", stage)
     asked = answered(entry, request(rough_matte(Picture(RGB))))
     assert asked.answer is not None
     assert asked.answer.error.message == "the server failed at this request; its log says why"
-    assert known.status("r1").cancelled and "r1" in known.cancelled()
+    assert known.count_live() == (stage is Stage.RUNNING)
+    if stage is Stage.RUNNING:
+        assert "r1" in known.cancelled()
+    elif stage is Stage.WAITING:  # should the loop be asked all the same
+        with pytest.raises(CancelledError):
+            known.run("r1", 20)

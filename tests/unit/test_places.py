@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from backdrop_server.gateway.tritons import HttpTriton, TritonPool
+from backdrop_server.gateway.pool import TritonPool
+from backdrop_server.gateway.tritons import HttpTriton
 
 
 def pool_of(count: int, places: int) -> TritonPool:

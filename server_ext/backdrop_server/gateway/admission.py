@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from backdrop_server.gateway.errors import BusyError
-from backdrop_server.gateway.tritons import TritonPool
+from backdrop_server.gateway.pool import TritonPool
 
 _LONGEST = 120
 """Seconds; the most that a caller is told to wait."""

@@ -18,8 +18,8 @@ from backdrop_server.gateway.estimates import Estimate
 from backdrop_server.gateway.jobs import WAIT, Job
 from backdrop_server.gateway.links import Signer
 from backdrop_server.gateway.money import plain
+from backdrop_server.gateway.pool import TritonPool
 from backdrop_server.gateway.store import Store
-from backdrop_server.gateway.tritons import TritonPool
 from backdrop_server.settings import Settings
 
 MEDIA_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}

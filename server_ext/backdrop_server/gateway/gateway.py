@@ -19,12 +19,13 @@ from backdrop_server.gateway.fetching import Fetcher, FetchPolicy
 from backdrop_server.gateway.jobs import Job
 from backdrop_server.gateway.links import Signer
 from backdrop_server.gateway.metrics import Metrics
+from backdrop_server.gateway.pool import TritonPool
 from backdrop_server.gateway.presence import Presence
 from backdrop_server.gateway.runner import Runner
 from backdrop_server.gateway.store import Store
 from backdrop_server.gateway.submissions import Submissions
 from backdrop_server.gateway.sweeper import Sweeper
-from backdrop_server.gateway.tritons import HttpTriton, TritonPool
+from backdrop_server.gateway.tritons import HttpTriton
 from backdrop_server.gateway.webhooks import Webhooks
 from backdrop_server.gateway.workflows import Workflows
 from backdrop_server.settings import Settings

@@ -30,10 +30,11 @@ from backdrop_server.gateway.jobs import JobRequest
 from backdrop_server.gateway.live import Live, Pictures
 from backdrop_server.gateway.metrics import Metrics
 from backdrop_server.gateway.money import plain, price, seconds_paid
+from backdrop_server.gateway.pool import TritonPool
 from backdrop_server.gateway.results import outputs_of, result_of
 from backdrop_server.gateway.store import Store
 from backdrop_server.gateway.transactions import read, write
-from backdrop_server.gateway.tritons import Triton, TritonPool, replace_within
+from backdrop_server.gateway.tritons import Triton, replace_within
 from backdrop_server.settings import Settings
 
 T = TypeVar("T")

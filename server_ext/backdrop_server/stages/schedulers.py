@@ -11,6 +11,10 @@ from typing import Any, Protocol, cast
 
 import torch
 
+# Not in the thread that makes the prototypes: the module takes another's place while it is imported,
+# and a thread that imports it meanwhile gets the one without classes.
+from diffusers import schedulers
+
 
 class Scheduler(Protocol):
     """The part of diffusers' ``SchedulerMixin`` that the denoising loop uses."""
@@ -78,14 +82,14 @@ class SchedulerFactory:
 
     Copies of one prototype for each name: the constructors of the KDPM2 classes compute a thousand
     timesteps, 0.2 s in which every request in flight would wait. The prototypes are made by a thread
-    of their own, since that and the import of diffusers takes as long as an engine does to load.
+    of their own, which takes as long as an engine does to load.
     """
 
     def __init__(self, config: Mapping[str, object]) -> None:
         names = sorted(SAMPLERS, key=lambda name: name == LAST)
-        with_thread = ThreadPoolExecutor(1, "schedulers")
-        self._prototypes = {n: with_thread.submit(_construct, n, config) for n in names}
-        with_thread.shutdown(wait=False)
+        maker = ThreadPoolExecutor(1, "schedulers")
+        self._prototypes = {n: maker.submit(_construct, n, config) for n in names}
+        maker.shutdown(wait=False)
 
     def wait(self) -> None:
         """Until all but ``LAST`` are there. Raises what the making of one raised."""
@@ -99,10 +103,8 @@ class SchedulerFactory:
 
 
 def _construct(name: str, config: Mapping[str, object]) -> Scheduler:
-    import diffusers  # 1.7 s, beside which an engine can be loaded
-
     spec = SAMPLERS[name]
-    cls = getattr(diffusers, spec.class_name)
+    cls = getattr(schedulers, spec.class_name)
     with warnings.catch_warnings():  # diffusers warns of each config key that a class does not use
         warnings.simplefilter("ignore")
         return cast(Scheduler, cls.from_config(dict(config), **spec.arguments))

@@ -12,7 +12,7 @@ from backdrop_server import contract
 from backdrop_server.plan import Plan
 from backdrop_server.stages.layers import colours_of
 from backdrop_server.stages.subject import Matte, refined
-from backdrop_server.triton.board import Board, board_path
+from backdrop_server.triton.board import Board, Stage, board_path
 from backdrop_server.triton.tensors import answer_each, read_required, read_scalar, response
 
 NICENESS = 5
@@ -39,8 +39,14 @@ class CutoutModel:
         try:
             return _cut_out(request, plan)
         except Exception:
-            self._board.cancel(plan.request_id)  # else the loop would paint a scene for nobody
+            self._give_up(plan.request_id)
             raise
+
+    def _give_up(self, request_id: str) -> None:
+        """After an error Triton asks no further stage: a loop that runs has to stop, and then frees the
+        request's place; else it is free now."""
+        if self._board.cancel(request_id).stage is not Stage.RUNNING:
+            self._board.move(request_id, Stage.ENDED)
 
 
 def _cut_out(request: Any, plan: Plan) -> Any:
