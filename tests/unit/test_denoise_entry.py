@@ -36,7 +36,7 @@ MakeLoop = Callable[..., Loop]
 @pytest.fixture
 def entry(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The entry's module, imported as inside Triton."""
-    modules = ("denoise", "beginning", "metrics", "tensors")
+    modules = ("denoise", "beginning", "gathering", "metrics", "tensors")
     names = [f"backdrop_server.triton.{module}" for module in modules]
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", triton_stub.module())
     for name in names:
@@ -46,15 +46,23 @@ def entry(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
         sys.modules.pop(name, None)
 
 
+def gathering() -> ModuleType:
+    """The module of the loop made last that says who steps."""
+    return sys.modules["backdrop_server.triton.gathering"]
+
+
 @pytest.fixture
 def make_loop(entry: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[MakeLoop]:
     """A loop over the toy engine; ``queue``: the device that it is to stay ahead of; ``stay``: for how
-    long a call may go on, by default for one step."""
+    long a call may go on, by default for one step; ``reunion``: for how long it waits for others."""
     threads = torch.get_num_threads()
     boards: list[Path] = []
 
     def make(
-        limits: EngineLimits | None = None, queue: FakeQueue | None = None, stay: float = -1.0
+        limits: EngineLimits | None = None,
+        queue: FakeQueue | None = None,
+        stay: float = -1.0,
+        reunion: float = 0.0,
     ) -> Loop:
         folder = tmp_path / "1"
         folder.mkdir(exist_ok=True)
@@ -67,7 +75,8 @@ def make_loop(entry: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> It
         boards.append(path)
         monkeypatch.setattr(entry, "load_engine", lambda *args: engine)
         monkeypatch.setattr(entry, "board_path", lambda pid: path)
-        monkeypatch.setattr(entry, "STAY", stay)
+        monkeypatch.setattr(gathering(), "STAY", stay)
+        monkeypatch.setattr(gathering(), "REUNION", reunion)
         if queue is not None:
             monkeypatch.setattr(entry, "Lane", lambda device: DeviceLane(queue))
         values = {"row_limit": "8", "precision": "fp32", "engine": "toy"}
@@ -163,7 +172,7 @@ def test_a_call_ends_after_its_step_when_another_request_is_on_its_way(make_loop
 
 
 def test_a_request_that_missed_the_call_is_not_outrun(
-    make_loop: MakeLoop, entry: Any, monkeypatch: pytest.MonkeyPatch
+    make_loop: MakeLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop = make_loop(stay=60.0)
     handed_back, late = request(1, scheduler="Euler"), request(2, scheduler="Euler")
@@ -171,10 +180,36 @@ def test_a_request_that_missed_the_call_is_not_outrun(
     loop.step(handed_back)  # one step: the late one is on its way
     loop.step(late)
     assert [loop.board.status(name).step for name in ("r1", "r2")] == [1, 1]
-    monkeypatch.setattr(entry, "MISSED_FOR", 0.0)  # Triton has dropped it
+    monkeypatch.setattr(gathering(), "MISSED_FOR", 0.0)  # Triton has dropped it
     loop.step(late)
     assert late.answer is not None
     assert loop.board.status("r1").step == 1
+
+
+def test_those_that_came_apart_wait_for_each_other(
+    make_loop: MakeLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = make_loop(reunion=60.0)
+    first, second = request(1, scheduler="Euler"), request(2, scheduler="Euler")
+
+    def steps() -> list[int]:
+        return [loop.board.status(name).step for name in ("r1", "r2")]
+
+    loop.step(first, second)
+    for alone in (first, second, first):
+        loop.step(alone)
+        assert alone.flags == triton_stub.module().TRITONSERVER_REQUEST_RELEASE_RESCHEDULE
+        assert steps() == [1, 1]
+    loop.step(first, second)
+    assert steps() == [2, 2]
+    monkeypatch.setattr(gathering(), "REUNION", 0.0)  # it does not come
+    loop.step(first)
+    assert steps() == [3, 2]
+    monkeypatch.setattr(gathering(), "REUNION", 60.0)
+    loop.step(first)
+    assert steps() == [4, 2], "one that was waited for in vain holds nobody up again"
+    loop.step(first, second)
+    assert steps() == [5, 3]
 
 
 def test_a_cancel_is_seen_within_a_call_of_many_steps(make_loop: MakeLoop) -> None:

@@ -39,15 +39,12 @@ from backdrop_server.stages.transfers import download, upload
 from backdrop_server.stages.turns import Turns
 from backdrop_server.triton.beginning import Beginning
 from backdrop_server.triton.board import Board, Cancelled, Stage, board_path
+from backdrop_server.triton.gathering import Gathering
 from backdrop_server.triton.job import Job, Landing
 from backdrop_server.triton.metrics import LoopMetrics
 from backdrop_server.triton.pacing import Lane, Stopwatch, end_process_soon
 from backdrop_server.triton.tensors import error_response, parameter, read_scalar, response
 
-STAY = 1.0
-"""Seconds after which the requests go back to Triton, whoever waits there unseen."""
-MISSED_FOR = 5.0
-"""Seconds after which a request that was handed back is not waited for any more: Triton dropped it."""
 PREVIEW_EVERY = 0.25
 """Seconds between two previews of a request."""
 FORGET_AFTER = 120.0
@@ -78,6 +75,7 @@ class DenoiseModel:
         torch.set_num_threads(1)  # sampler arithmetic is small; the engine has its own threads
         self._board = Board(board_path(os.getppid()))
         self._jobs: dict[int, Job] = {}
+        self._gathering = Gathering(self._board, self._jobs)
         self._turns = Turns(self._row_limit)
         self._left: set[int] = set()
         self._has_given_up = False
@@ -91,24 +89,17 @@ class DenoiseModel:
 
     def execute(self, requests: list[Any]) -> None:
         """Step those whose turn it is until one ends or another comes; reschedule the rest."""
-        begun_at = time.monotonic()
+        if not self._gathering.begins(requests):
+            return
         # Once a call: to ask Triton is a message to it. A cancel by the board is seen at every step.
         self._left = {one.correlation_id() for one in requests if one.is_cancelled()}
         with self._lane.open(), torch.inference_mode():
             going = self._round(requests)
-            while len(going) == len(requests) and not self._has_to_return(begun_at, len(going)):
+            while len(going) == len(requests) and self._gathering.stays(going):
                 going = self._round(going)
-        for request in going:
-            request.set_release_flags(pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE)
-        self._forget_lost(begun_at - FORGET_AFTER)
+        self._gathering.end(going)
+        self._forget_lost(time.monotonic() - FORGET_AFTER)
         self._metrics.publish(len(self._jobs))
-
-    def _has_to_return(self, begun_at: float, here: int) -> bool:
-        now = time.monotonic()
-        if now - begun_at > STAY or self._board.somebody_waits():
-            return True
-        # One handed back may have missed this call: it would stand still while these take its steps.
-        return sum(now - job.seen_at < MISSED_FOR for job in self._jobs.values()) > here
 
     def _round(self, requests: list[Any]) -> list[Any]:
         """Evaluate the UNet for those whose turn it is; answer those that end, give the others."""
