@@ -30,7 +30,7 @@ def edges_of(working_image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 def at_matte(edges: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """What of `edges_of` is at and inside the matte; ``mask`` is uint8 [H, W], 0 = matte."""
-    matte = np.where(mask < 128, 255, 0).astype(np.uint8)
+    matte = cv2.threshold(mask, 127, 255, cv2.THRESH_BINARY_INV)[1]
     near = cv2.dilate(matte, np.ones((MARGIN, MARGIN), np.uint8))
     kept: npt.NDArray[np.uint8] = cv2.bitwise_and(edges, near)
     return kept

@@ -45,7 +45,7 @@ def shaded_ground(lab: Floats, ground: Floats, outside: Region, floor: float) ->
     size = max(1, round(width * scale)), max(1, round(height * scale))
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     small_lab, small_ground, share = (
-        cv2.resize(image, size, interpolation=way)
+        image if size == (width, height) else cv2.resize(image, size, interpolation=way)
         for image in (lab, ground, outside.astype(np.float32))
     )
     depth = np.sqrt(squares(small_lab - small_ground))

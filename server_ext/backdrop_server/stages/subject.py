@@ -23,7 +23,7 @@ from backdrop_server.stages.matting import (
     is_believable,
     network_input,
 )
-from backdrop_server.stages.pictures import Picture, resize
+from backdrop_server.stages.pictures import Picture
 from backdrop_server.stages.upsampling import along_edges
 
 Pixels = npt.NDArray[np.uint8]
@@ -37,8 +37,8 @@ TRUST = 0.6
 """How far GrabCut's matte can be trusted where its outline is clear, alone or led by a network that is
 all doubt."""
 ROUGH_PIXELS = 512 * 512
-"""The least size of the copy in which a uniform background is keyed out first: a smaller one shows
-less than our network sees."""
+"""The size of the copy in which a uniform background is keyed out first: a smaller one shows less than
+our network sees, and at 1024x1024 this one still has 16 pixels for each of the latents' mask."""
 PART, ANOTHER = 5, 0.05
 """A part of a rough matte is so many pixels wide; parts of this share of it make another subject."""
 SURE_KEY = 0.97
@@ -64,10 +64,9 @@ def find_matte(
     mask: Pixels | None = None,
     network: MattingNetwork | None = None,
     beside: Executor | None = None,
-    pixels: int = ROUGH_PIXELS,
 ) -> Matte:
     """Find the subject of a photo, at the photo's size: `rough_matte`, and `refined`."""
-    return refined(picture.rgb, rough_matte(picture, mask, network, beside, pixels))
+    return refined(picture.rgb, rough_matte(picture, mask, network, beside))
 
 
 def rough_matte(
@@ -75,7 +74,6 @@ def rough_matte(
     mask: Pixels | None = None,
     network: MattingNetwork | None = None,
     beside: Executor | None = None,
-    pixels: int = ROUGH_PIXELS,
 ) -> Matte:
     """Find the subject of a photo, by the surest way that applies.
 
@@ -86,9 +84,8 @@ def rough_matte(
     from all but the border. Equal inputs give equal mattes. What our network sees is made ready by
     ``beside`` while this thread keys.
 
-    Of a photo larger than ``pixels`` (those of the picture that masks and edges are made for, or
-    more) a uniform background is keyed out of a copy of that size. Such a matte has the copy's size,
-    and `refined` is to follow; any other is finished.
+    Of a photo larger than ROUGH_PIXELS a uniform background is keyed out of a copy of that size. Such
+    a matte has the copy's size, and `refined` is to follow; any other is finished.
     Raises InvalidInputError where no subject, or nothing but subject, is found.
     """
     if mask is not None:
@@ -97,7 +94,7 @@ def rough_matte(
         return _checked(Matte(picture.alpha, "alpha"))
     if network is not None and not network.spec.keyed:
         return _checked(_found(picture.rgb, network.alpha(picture.rgb), network.kind))
-    seen = _copy(picture.rgb, pixels)
+    seen = _copy(picture.rgb)
     if network is not None:
         return _checked(_by_our_own(picture.rgb, seen, network, beside))
     keyed = key_uniform_background(seen)
@@ -133,10 +130,10 @@ def _drawn(rgb: Pixels, rough: Pixels) -> Pixels:
     return clear
 
 
-def _copy(rgb: Pixels, pixels: int) -> Pixels:
-    """The photo at a size of about ``pixels``, if it is larger."""
+def _copy(rgb: Pixels) -> Pixels:
+    """The photo at a size of about ROUGH_PIXELS, if it is larger."""
     height, width = rgb.shape[:2]
-    scale = min(1.0, (pixels / (height * width)) ** 0.5)
+    scale = min(1.0, (ROUGH_PIXELS / (height * width)) ** 0.5)
     return _shrunk(rgb, max(1, round(width * scale)), max(1, round(height * scale)))
 
 
@@ -175,7 +172,11 @@ def working_mask(alpha: Pixels, width: int, height: int) -> Pixels:
 
     ``alpha`` is uint8 [H0, W0], 255 = subject; what is less than half subject is repainted.
     """
-    return np.where(resize(alpha, width, height) < 128, 255, 0).astype(np.uint8)
+    enlarged = width * height > alpha.size
+    way = cv2.INTER_LINEAR if enlarged else cv2.INTER_AREA
+    own = cv2.resize(alpha, (width, height), interpolation=way)
+    mask: Pixels = cv2.threshold(own, 127, 255, cv2.THRESH_BINARY_INV)[1]
+    return mask
 
 
 def latent_mask(mask: Pixels, vae_scale_factor: int) -> Pixels:

@@ -66,9 +66,7 @@ class PreprocessModel:
             self._network.warm_up()
         self._board = Board(board_path(os.getppid()))
         self._beside = ThreadPoolExecutor(3)
-        # How a matte is found: masks and edges are made for a picture of at most so many pixels.
-        pixels = max(subject.ROUGH_PIXELS, self._facts.native_pixels)
-        self._how = (self._network, self._beside, pixels)
+        self._how = (self._network, self._beside)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request on its own."""
