@@ -22,9 +22,13 @@ class Export:
     out: Path
     repository: Path
 
+    @property
+    def graphs(self) -> Path:
+        """The folder of the ONNX files."""
+        return graphs_folder(self.bundle, "fp32", self.out)
+
     def network(self, graph: str) -> Network:
-        path = graphs_folder(self.bundle, "fp32", self.out) / f"{graph}.onnx"
-        return load_network(ENGINE_KINDS["onnxruntime-fp32"], path)
+        return load_network(ENGINE_KINDS["onnxruntime-fp32"], self.graphs / f"{graph}.onnx")
 
 
 @pytest.fixture(scope="module", autouse=True)

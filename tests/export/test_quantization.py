@@ -14,7 +14,6 @@ from onnx import TensorProto, helper, numpy_helper
 from backdrop_export.bundles import DENOISER
 from backdrop_export.calibration import calibration_batches, sample_requests
 from backdrop_export.engines import ENGINE_KINDS, Arrays, load_network
-from backdrop_export.onnx_graphs import graphs_folder
 from backdrop_export.quantization import OtherPrecision, QuantizedPrecision, quantize
 from backdrop_export.samples import Size, graph_inputs
 from backdrop_export.tensorrt_support import check_graph
@@ -26,21 +25,17 @@ LEAST_PSNR = {QuantizedPrecision.INT8: 32.0, QuantizedPrecision.FP8: 28.0}
 """dB over a loop's worst evaluation; measured: 34.6 and 31.3, with the bundle's random weights."""
 
 
-def graphs_of(export: Export) -> Path:
-    return graphs_folder(export.bundle, "fp32", export.out)
-
-
 @pytest.fixture(scope="module")
 def batches(export: Export) -> list[Arrays]:
     requests = sample_requests(export.bundle, 2, SIZE)
-    return list(calibration_batches(export.bundle, graphs_of(export), requests, 10, kept=4))
+    return list(calibration_batches(export.bundle, export.graphs, requests, 10, kept=4))
 
 
 @pytest.fixture(scope="module")
 def unseen(export: Export) -> list[Arrays]:
     """Another request's loop, of another length, that calibration has not seen."""
     request = sample_requests(export.bundle, 3, SIZE)[2:]
-    loop = calibration_batches(export.bundle, graphs_of(export), request, 12, kept=6)
+    loop = calibration_batches(export.bundle, export.graphs, request, 12, kept=6)
     return list(loop)
 
 
@@ -63,7 +58,7 @@ def test_the_denoiser_in_each_precision(
     tmp_path: Path,
     precision: QuantizedPrecision,
 ) -> None:
-    graph, target = graphs_of(export) / f"{DENOISER}.onnx", tmp_path / f"{precision.value}.onnx"
+    graph, target = export.graphs / f"{DENOISER}.onnx", tmp_path / f"{precision.value}.onnx"
     before = sorted(graph.parent.iterdir())
     quantize(graph, target, precision, batches, OtherPrecision.FP32)
     assert list(tmp_path.iterdir()) == [target]

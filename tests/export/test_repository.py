@@ -24,7 +24,7 @@ from backdrop_export.engines import ENGINE_KINDS, Arrays, load_network
 from backdrop_export.folders import replaced_folder
 from backdrop_export.loading import load_graph
 from backdrop_export.manifest import read_manifest
-from backdrop_export.onnx_graphs import export_graphs, graphs_folder, outdated_graphs
+from backdrop_export.onnx_graphs import export_graphs, outdated_graphs
 from backdrop_export.reporting import Report
 from backdrop_export.repository import export_repository
 from backdrop_export.samples import CHECKS, Size, sample_inputs
@@ -41,10 +41,6 @@ from backdrop_server.engines.loading import load_engine
 from backdrop_server.errors import EngineError, SetupError
 from backdrop_server.plan import BundleFacts, Precision
 from tests.export.conftest import Export
-
-
-def graphs_of(export: Export) -> Path:
-    return graphs_folder(export.bundle, "fp32", export.out)
 
 
 def copied(export: Export, tmp_path: Path) -> Export:
@@ -183,7 +179,7 @@ def test_a_second_run_builds_nothing(
 
 
 def test_no_graph_is_outdated_after_an_export(export: Export) -> None:
-    assert outdated_graphs(export.bundle, "fp32", graphs_of(export)) == []
+    assert outdated_graphs(export.bundle, "fp32", export.graphs) == []
 
 
 @pytest.mark.parametrize(
@@ -201,17 +197,17 @@ def test_only_what_depends_on_a_file_is_outdated(
 ) -> None:
     copy = copied(export, tmp_path)
     flip_last_byte(copy.bundle.path / file)
-    assert outdated_graphs(copy.bundle, "fp32", graphs_of(copy)) == outdated
+    assert outdated_graphs(copy.bundle, "fp32", copy.graphs) == outdated
 
 
 def test_damaged_graphs_are_noticed_and_built_again(export: Export, tmp_path: Path) -> None:
     copy = copied(export, tmp_path)
-    damaged, kept = graphs_of(copy) / "image_encoder.onnx", graphs_of(copy) / "vae_decoder.onnx"
+    damaged, kept = copy.graphs / "image_encoder.onnx", copy.graphs / "vae_decoder.onnx"
     before = kept.stat().st_mtime_ns
     flip_last_byte(damaged)
-    assert outdated_graphs(copy.bundle, "fp32", graphs_of(copy)) == ["image_encoder"]
-    export_graphs(copy.bundle, "fp32", graphs_of(copy), Report(quiet=True))
-    assert outdated_graphs(copy.bundle, "fp32", graphs_of(copy)) == []
+    assert outdated_graphs(copy.bundle, "fp32", copy.graphs) == ["image_encoder"]
+    export_graphs(copy.bundle, "fp32", copy.graphs, Report(quiet=True))
+    assert outdated_graphs(copy.bundle, "fp32", copy.graphs) == []
     assert kept.stat().st_mtime_ns == before
 
 
@@ -220,7 +216,7 @@ def test_a_damaged_repository_is_built_again(export: Export, tmp_path: Path) -> 
     flip_last_byte(copy.repository / "denoise" / "1" / "unet_controlnet.onnx")
     export_repository(copy.bundle.path, "onnxruntime-fp32", copy.out)
     written = (copy.repository / "denoise" / "1" / "unet_controlnet.onnx").read_bytes()
-    assert written == (graphs_of(copy) / "unet_controlnet.onnx").read_bytes()
+    assert written == (copy.graphs / "unet_controlnet.onnx").read_bytes()
 
 
 @pytest.mark.parametrize("engine", ["openvino-fp32", "openvino-bf16"])
@@ -228,7 +224,7 @@ def test_openvino_engines_are_within_their_tolerance(
     export: Export, tmp_path: Path, engine: str
 ) -> None:
     kind, graph = ENGINE_KINDS[engine], "vae_encoder"
-    source = Source(export.bundle, graph, graphs_of(export) / f"{graph}.onnx")
+    source = Source(export.bundle, graph, export.graphs / f"{graph}.onnx")
     compile_engine(kind, source, tmp_path / "model")
     expected = expected_answers(export.bundle, graph, load_graph(export.bundle, graph))
     network = load_network(kind, tmp_path / "model.xml")
