@@ -111,7 +111,7 @@ def main(
     bundle: Annotated[Path, typer.Option(help="Its bundle, for diffusers.")] = Path(
         "build/bundles/demo"
     ),
-    seconds: Annotated[float, typer.Option(help="Of each phase.", min=1)] = 38.0,
+    seconds: Annotated[float, typer.Option(help="Of each phase.", min=1)] = 35.0,
     machine: Annotated[str, typer.Option(help="An entry of prices.toml.")] = "two-cpu-cores",
     seed: Annotated[int, typer.Option(help="Of arrivals and requests.")] = 1,
     pictures: Annotated[Path, typer.Option(help="Where the plot goes.")] = Path("docs/pictures"),
@@ -162,11 +162,11 @@ def measure(bench: Bench, server: TritonServer, bundle: Path) -> dict[str, Any]:
         with opened() as send:
             rows.append(bench.load(send, name, 0.5 * rate, share_of_ours=0.5))
     with doors.eager(bundle, "fp32") as send:
-        capacity["diffusers"] = bench.capacity(send, 1)
+        capacity["diffusers"] = bench.capacity(send, 1, part=0.5)
         slow = 0.8 * capacity["diffusers"]["requests_per_second"]
         rows.append(bench.load(send, "diffusers", slow, share_of_own=0.8))
     with doors.eager(bundle, "bf16") as send:
-        capacity["diffusers, bf16"] = bench.capacity(send, 1)
+        capacity["diffusers, bf16"] = bench.capacity(send, 1, part=0.5)
     return {"capacity": capacity, "open_loop": rows, "burst": burst}
 
 
