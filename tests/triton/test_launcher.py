@@ -545,7 +545,8 @@ def test_serve_ends_cleanly_by_a_signal(
         _, rest = process.communicate(timeout=30)
         assert process.returncode == 0
         assert rest.splitlines()[-1] == "stopped"
-    assert leftovers(pid, process.pid) == set()
+    # A signal amid the spawning leaves the end of the server to the kernel, which takes a moment.
+    assert within(2, lambda: leftovers(pid, process.pid) == set()), leftovers(pid, process.pid)
     assert scratch_folders() <= before
 
 

@@ -72,7 +72,7 @@ def test_it_equals_the_matte_of_a_whole_request(client: Any, size: tuple[int, in
         client, grpcclient, outputs=(*OUTPUTS, "matte", "layers"), strength=0.0, **fields
     )
     alpha = matte_of(client, image=photo)
-    small = stage_pictures.resize(alpha, *whole.report["working_size"])
+    small = stage_pictures.resize_matte(alpha, *whole.report["working_size"])
     np.testing.assert_array_equal(small, pictures.decode(whole.matte))
     subject = np.asarray(Image.open(io.BytesIO(whole.layers[-1])))
     np.testing.assert_array_equal(subject[..., 3], alpha)

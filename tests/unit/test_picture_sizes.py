@@ -82,3 +82,15 @@ def test_clip_pixels_of_a_strip(size: tuple[int, int]) -> None:
     pixels = pictures.clip_pixels(strip, 224)
     assert pixels.shape == (224, 224, 3)
     assert (pixels == 77).all()
+
+
+@pytest.mark.parametrize("size", [(48, 32), (96, 64), (24, 16), (37, 90)])
+def test_a_matte_keeps_its_outline_at_another_size(size: tuple[int, int]) -> None:
+    alpha = np.zeros((64, 96), np.uint8)
+    alpha[16:48, 24:72] = 255
+    made = pictures.resize_matte(alpha, *size)
+    assert made.shape == (size[1], size[0])
+    assert made.dtype == np.uint8
+    assert set(np.unique(made[size[1] // 3 : size[1] // 2, size[0] // 3 : size[0] // 2])) == {255}
+    assert (made >= 128).mean() == pytest.approx(0.25, abs=0.03)
+    assert (made[0] == 0).all() and (made[:, -1] == 0).all()

@@ -8,6 +8,7 @@ import dataclasses
 import io
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -132,6 +133,15 @@ def resize(array: Pixels, width: int, height: int) -> Pixels:
         return array
     picture = Image.fromarray(array)
     return np.array(picture.resize((width, height), Image.Resampling.LANCZOS))
+
+
+def resize_matte(alpha: Pixels, width: int, height: int) -> Pixels:
+    """Resize a matte uint8 [H, W]: by areas, or linearly to a larger size."""
+    if alpha.shape == (height, width):
+        return alpha
+    way = cv2.INTER_LINEAR if width * height > alpha.size else cv2.INTER_AREA
+    resized: Pixels = cv2.resize(alpha, (width, height), interpolation=way)
+    return resized
 
 
 def clip_pixels(rgb: Pixels, size: int) -> Pixels:

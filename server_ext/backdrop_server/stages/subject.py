@@ -23,7 +23,7 @@ from backdrop_server.stages.matting import (
     is_believable,
     network_input,
 )
-from backdrop_server.stages.pictures import Picture
+from backdrop_server.stages.pictures import Picture, resize_matte
 from backdrop_server.stages.upsampling import along_edges
 
 Pixels = npt.NDArray[np.uint8]
@@ -172,9 +172,7 @@ def working_mask(alpha: Pixels, width: int, height: int) -> Pixels:
 
     ``alpha`` is uint8 [H0, W0], 255 = subject; what is less than half subject is repainted.
     """
-    enlarged = width * height > alpha.size
-    way = cv2.INTER_LINEAR if enlarged else cv2.INTER_AREA
-    own = cv2.resize(alpha, (width, height), interpolation=way)
+    own = resize_matte(alpha, width, height)
     mask: Pixels = cv2.threshold(own, 127, 255, cv2.THRESH_BINARY_INV)[1]
     return mask
 

@@ -91,7 +91,7 @@ def _small_outputs(
     if SEEDS.name in wanted:
         outputs[SEEDS] = np.array(plan.seeds, np.int64)
     if MATTE.name in wanted:
-        matte = pictures.resize(alpha, plan.width, plan.height)
+        matte = pictures.resize_matte(alpha, plan.width, plan.height)
         outputs[MATTE] = pictures.encode(matte, "png")
     if EDGE_MAP.name in wanted:
         outputs[EDGE_MAP] = pictures.encode(read_required(request, contract.EDGES), "png")
@@ -111,5 +111,5 @@ def _compared(photo: Array, alpha: Array, picture: npt.NDArray[np.uint8]) -> Fid
     """The product in ``picture`` against the photo's; raw output has the working size."""
     height, width = picture.shape[:2]
     return fidelity(
-        pictures.resize(photo, width, height), pictures.resize(alpha, width, height), picture
+        pictures.resize(photo, width, height), pictures.resize_matte(alpha, width, height), picture
     )
