@@ -212,6 +212,27 @@ def test_those_that_came_apart_wait_for_each_other(
     assert steps() == [5, 3]
 
 
+def test_a_newcomer_that_waited_is_waited_for(make_loop: MakeLoop) -> None:
+    loop = make_loop(reunion=60.0)
+    first, second = request(1, scheduler="Euler"), request(2, scheduler="Euler")
+    loop.step(first)
+    loop.step(second)  # the first is on its way back
+    loop.step(first)
+    assert loop.board.status("r1").step == 1
+    loop.step(first, second)
+    assert [loop.board.status(name).step for name in ("r1", "r2")] == [2, 1]
+
+
+def test_a_step_of_minutes_forgets_nobody(
+    make_loop: MakeLoop, entry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, given = make_loop(), request(1, scheduler="Euler")
+    monkeypatch.setattr(entry, "FORGET_AFTER", 0.0)
+    for step in (1, 2, 3):
+        loop.step(given)
+        assert loop.board.status("r1").step == step
+
+
 def test_a_cancel_is_seen_within_a_call_of_many_steps(make_loop: MakeLoop) -> None:
     loop, given = make_loop(stay=60.0), request(1, scheduler="Euler")
     real, steps = loop.engine.run, []

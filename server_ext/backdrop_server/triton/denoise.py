@@ -88,7 +88,10 @@ class DenoiseModel:
         return matrix, bias
 
     def execute(self, requests: list[Any]) -> None:
-        """Step those whose turn it is until one ends or another comes; reschedule the rest."""
+        """Step those whose turn it is until one ends or another comes; reschedule the rest.
+
+        Nobody steps while others of the last call are missing, for 20 ms at most.
+        """
         if not self._gathering.begins(requests):
             return
         # Once a call: to ask Triton is a message to it. A cancel by the board is seen at every step.
@@ -98,7 +101,7 @@ class DenoiseModel:
             while len(going) == len(requests) and self._gathering.stays(going):
                 going = self._round(going)
         self._gathering.end(going)
-        self._forget_lost(time.monotonic() - FORGET_AFTER)
+        self._forget_lost(self._gathering.begun_at - FORGET_AFTER)
         self._metrics.publish(len(self._jobs))
 
     def _round(self, requests: list[Any]) -> list[Any]:

@@ -31,22 +31,25 @@ class Gathering:
     def __init__(self, board: Board, jobs: Mapping[int, Job]) -> None:
         self._board = board
         self._jobs = jobs
-        self._begun_at = self._ended_at = -math.inf
+        self.begun_at = self._ended_at = -math.inf
+        """Monotonic seconds: of the call that last stepped, its begin and its end."""
+        self._expected: set[int] = set()
 
     def begins(self, requests: Sequence[Any]) -> bool:
         """Whether ``requests`` step in this call; if not, they were handed back to wait for others."""
-        now = time.monotonic()
-        if now - self._ended_at < REUNION and self._lacks(requests, self._begun_at):
+        now, here = time.monotonic(), _ids(requests)
+        if now - self._ended_at < REUNION and self._expected - here:
             time.sleep(PAUSE)
             _hand_back(requests)
+            self._expected |= here  # whom the next call brings waits for these
             return False
-        self._begun_at = now
+        self.begun_at = now
         return True
 
     def stays(self, requests: Sequence[Any]) -> bool:
         """Whether ``requests`` take their next step in this call too."""
         now = time.monotonic()
-        if now - self._begun_at > STAY or self._board.somebody_waits():
+        if now - self.begun_at > STAY or self._board.somebody_waits():
             return False
         # One handed back may have missed this call: it would stand still while these take its steps.
         return not self._lacks(requests, now - MISSED_FOR)
@@ -54,15 +57,20 @@ class Gathering:
     def end(self, going: Sequence[Any]) -> None:
         """Let Triton bring those with steps left, ``going``, again with its next call."""
         _hand_back(going)
+        self._expected = _ids(going)
         self._ended_at = time.monotonic()
 
     def _lacks(self, requests: Sequence[Any], since: float) -> bool:
         """Whether a job seen ``since`` then and not ended is not among ``requests``."""
-        here = {request.correlation_id() for request in requests}
+        here = _ids(requests)
         return any(
             correlation_id not in here and job.seen_at >= since
             for correlation_id, job in self._jobs.items()
         )
+
+
+def _ids(requests: Sequence[Any]) -> set[int]:
+    return {request.correlation_id() for request in requests}
 
 
 def _hand_back(requests: Sequence[Any]) -> None:
