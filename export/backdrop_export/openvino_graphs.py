@@ -36,8 +36,8 @@ def _group_norm(scale: Any) -> tuple[Any, Any, Any] | None:
     is_norm = (
         shift is not None
         and back.get_type_name() == "Reshape"
-        and back.get_output_partial_shape(0).rank.get_length() == RANK
         and back.input_value(0).get_node().get_type_name() == "MVN"
+        and back.get_output_partial_shape(0).rank == RANK
         and all(_weights(node).get_type_name() == "Constant" for node in (scale, shift))
     )
     return (back, scale, shift) if is_norm else None

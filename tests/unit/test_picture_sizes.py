@@ -94,3 +94,9 @@ def test_a_matte_keeps_its_outline_at_another_size(size: tuple[int, int]) -> Non
     assert set(np.unique(made[size[1] // 3 : size[1] // 2, size[0] // 3 : size[0] // 2])) == {255}
     assert (made >= 128).mean() == pytest.approx(0.25, abs=0.03)
     assert (made[0] == 0).all() and (made[:, -1] == 0).all()
+
+
+def test_a_side_of_a_matte_that_shrinks_is_averaged_where_the_other_grows() -> None:
+    stripes = np.zeros((64, 2048), np.uint8)
+    stripes[:, ::4] = 200
+    assert np.abs(pictures.resize_matte(stripes, 512, 128).astype(int) - 50).max() <= 1

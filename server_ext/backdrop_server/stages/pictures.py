@@ -136,11 +136,12 @@ def resize(array: Pixels, width: int, height: int) -> Pixels:
 
 
 def resize_matte(alpha: Pixels, width: int, height: int) -> Pixels:
-    """Resize a matte uint8 [H, W]: by areas, or linearly to a larger size."""
+    """Resize a matte uint8 [H, W]: a side that shrinks by areas, one that grows linearly."""
     if alpha.shape == (height, width):
         return alpha
-    way = cv2.INTER_LINEAR if width * height > alpha.size else cv2.INTER_AREA
-    resized: Pixels = cv2.resize(alpha, (width, height), interpolation=way)
+    size = min(width, alpha.shape[1]), min(height, alpha.shape[0])
+    small = cv2.resize(alpha, size, interpolation=cv2.INTER_AREA)
+    resized: Pixels = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
     return resized
 
 

@@ -52,21 +52,17 @@ class Gathering:
         if now - self.begun_at > STAY or self._board.somebody_waits():
             return False
         # One handed back may have missed this call: it would stand still while these take its steps.
-        return not self._lacks(requests, now - MISSED_FOR)
+        here = _ids(requests)
+        return not any(
+            correlation_id not in here and now - job.seen_at < MISSED_FOR
+            for correlation_id, job in self._jobs.items()
+        )
 
     def end(self, going: Sequence[Any]) -> None:
         """Let Triton bring those with steps left, ``going``, again with its next call."""
         _hand_back(going)
         self._expected = _ids(going)
         self._ended_at = time.monotonic()
-
-    def _lacks(self, requests: Sequence[Any], since: float) -> bool:
-        """Whether a job seen ``since`` then and not ended is not among ``requests``."""
-        here = _ids(requests)
-        return any(
-            correlation_id not in here and job.seen_at >= since
-            for correlation_id, job in self._jobs.items()
-        )
 
 
 def _ids(requests: Sequence[Any]) -> set[int]:
