@@ -13,6 +13,7 @@ from backdrop_server.engines.engine import Engine, Precision
 from backdrop_server.engines.limits import check_fits
 from backdrop_server.engines.loading import load_engine
 from backdrop_server.engines.padding import run_padded
+from backdrop_server.triton.priority import behind_the_loop
 from backdrop_server.triton.tensors import answer_each, parameter
 
 
@@ -21,6 +22,7 @@ class CompiledModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the engine file of this model version."""
+        behind_the_loop()
         config = json.loads(args["model_config"])
         folder = Path(args["model_repository"], args["model_version"])
         precision = Precision(parameter(config, "precision"))

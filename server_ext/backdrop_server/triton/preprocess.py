@@ -32,6 +32,7 @@ from backdrop_server.stages.pictures import Picture
 from backdrop_server.stages.subject import Matte
 from backdrop_server.triton.board import Board, Stage, board_path
 from backdrop_server.triton.matting import EngineTime, load_matting
+from backdrop_server.triton.priority import behind_the_loop
 from backdrop_server.triton.tensors import (
     Array,
     answer_each,
@@ -52,6 +53,7 @@ class PreprocessModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the tokenizers and the bundle's facts from the model's folder."""
+        behind_the_loop()
         folder = Path(args["model_repository"], args["model_version"])
         config = json.loads(args["model_config"])
         self._limit = int(parameter(config, "max_held_requests"))
