@@ -9,8 +9,7 @@ request's arrival. Writes results/load-<repository>.json and docs/pictures/load.
 from __future__ import annotations
 
 import contextlib
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,90 +17,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from backdrop_client.load import Outcome, Send, offered, poisson, saturated
+from backdrop_client.load import Send
 from backdrop_server.triton.launcher import LaunchSettings, TritonServer
 from benchmarks.conditions import write_result
-from benchmarks.load import doors, mix
-from benchmarks.load.energy import EnergyMeter
-from benchmarks.load.figures import dollars, figures, price, rows_per_call
+from benchmarks.load import doors
+from benchmarks.load.figures import price
+from benchmarks.load.phases import IN_FLIGHT, Bench, Row, times_the_pictures
 from benchmarks.load.plots import draw_load
 
 LOADS = (0.5, 0.8, 0.95)
-IN_FLIGHT = 16
-WARM_UP = 2
-ROUNDS = 3
-"""Of step batching and one at a time by turns; odd."""
-MIXES = {"equal": mix.equal, "mixed": mix.mixed}
-Rows = list[dict[str, Any]]
 console = Console()
-
-
-class Bench:
-    """Phases of ``seconds`` each against a running Triton; ``per_hour``: dollars of the machine."""
-
-    def __init__(self, server: TritonServer, seconds: float, per_hour: float, seed: int) -> None:
-        self._server = server
-        self._seconds = seconds
-        self._per_hour = per_hour
-        self._seed = seed
-
-    def capacity(
-        self, send: Send, in_flight: int, kind: str = "equal", part: float = 1.0
-    ) -> dict[str, Any]:
-        """Closed loop: so many requests always at work, for ``part`` of a phase."""
-        seconds = part * self._seconds
-        for fields in itertools.islice(mix.equal(0), WARM_UP):
-            send(fields)
-        before = self._begin()
-        outcomes = saturated(send, MIXES[kind](self._seed), in_flight, seconds)
-        return {"in_flight": in_flight, "mix": kind, **self._told(outcomes, seconds, before)}
-
-    def capacities(self, ours: Send, locked: Send) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Of both ways, by turns in short phases: the round whose ratio is the median.
-
-        A machine's speed changes by a quarter within minutes; long phases one after another would
-        compare two machines.
-        """
-        rounds = [
-            (self.capacity(ours, IN_FLIGHT, part=0.5), self.capacity(locked, 1, part=0.5))
-            for _ in range(ROUNDS)
-        ]
-        return sorted(rounds, key=lambda pair: _times(*pair))[ROUNDS // 2]
-
-    def load(
-        self, send: Send, door: str, rate: float, kind: str = "equal", **more: Any
-    ) -> dict[str, Any]:
-        """Open loop: Poisson arrivals at ``rate`` requests a second."""
-        console.print(f"{door}: {rate:.2f} requests/s, {kind}")
-        times = poisson(rate, self._seconds, self._seed)
-        before = self._begin()
-        outcomes = offered(send, MIXES[kind](self._seed), times)
-        told = self._told(outcomes, self._seconds, before)
-        return {"door": door, "mix": kind, "offered_per_second": round(rate, 4), **more, **told}
-
-    def burst(self, send: Send, count: int) -> dict[str, Any]:
-        """``count`` requests in the same moment."""
-        before = self._begin()
-        outcomes = offered(send, mix.equal(self._seed), [0.0] * count)
-        return {"together": count, **self._told(outcomes, 0.0, before)}
-
-    def _begin(self) -> tuple[dict[str, float], EnergyMeter]:
-        return doors.counters(self._server.metrics_url), EnergyMeter()
-
-    def _told(
-        self,
-        outcomes: Sequence[Outcome],
-        seconds: float,
-        before: tuple[dict[str, float], EnergyMeter],
-    ) -> dict[str, Any]:
-        counters, energy = before
-        joules = energy.joules()
-        told = figures(outcomes, seconds)
-        told["rows_per_call"] = rows_per_call(counters, doors.counters(self._server.metrics_url))
-        told["dollars"] = dollars(told["pictures_per_second"], self._per_hour)
-        made = sum(outcome.samples for outcome in outcomes if outcome.error is None)
-        told["joules_per_picture"] = None if joules is None else round(joules / made, 1)
-        return told
 
 
 def main(
@@ -137,22 +62,20 @@ def main(
 
 def measure(bench: Bench, server: TritonServer, bundle: Path) -> dict[str, Any]:
     """All phases."""
-    rows: Rows = []
+    rows: list[Row] = []
     with doors.grpc(server.grpc_url) as send:
         locked = doors.one_at_a_time(send)
-        ours, alone = bench.capacities(send, locked)
+        ours, alone, at_its_load = bench.by_turns(send, locked)
         capacity = {
             "ours": ours,
-            "ours, mixed": bench.capacity(send, IN_FLIGHT, "mixed"),
+            "ours, mixed": bench.capacity(send, IN_FLIGHT, "mixed", part=0.5),
             "one at a time": alone,
         }
         rate = capacity["ours"]["requests_per_second"]
         rows += [bench.load(send, "gRPC", share * rate, share_of_ours=share) for share in LOADS]
         mixed_rate = 0.8 * capacity["ours, mixed"]["requests_per_second"]
         rows.append(bench.load(send, "gRPC", mixed_rate, "mixed", share_of_ours=0.8))
-        theirs = 0.8 * capacity["one at a time"]["requests_per_second"]
-        rows.append(bench.load(locked, "one at a time", theirs, share_of_own=0.8))
-        rows.append(bench.load(send, "gRPC", theirs, share_of_locked=0.8))
+        rows += at_its_load
         burst = bench.burst(send, IN_FLIGHT)
     others: dict[str, Callable[[], contextlib.AbstractContextManager[Send]]] = {
         "HTTP": lambda: doors.http(server.http_url),
@@ -160,11 +83,11 @@ def measure(bench: Bench, server: TritonServer, bundle: Path) -> dict[str, Any]:
     }
     for name, opened in others.items():
         with opened() as send:
-            rows.append(bench.load(send, name, 0.5 * rate, share_of_ours=0.5))
+            rows.append(bench.load(send, name, 0.5 * rate, part=0.5, share_of_ours=0.5))
     with doors.eager(bundle, "fp32") as send:
         capacity["diffusers"] = bench.capacity(send, 1, part=0.5)
         slow = 0.8 * capacity["diffusers"]["requests_per_second"]
-        rows.append(bench.load(send, "diffusers", slow, share_of_own=0.8))
+        rows.append(bench.load(send, "diffusers", slow, part=0.5, share_of_own=0.8))
     with doors.eager(bundle, "bf16") as send:
         capacity["diffusers, bf16"] = bench.capacity(send, 1, part=0.5)
     return {"capacity": capacity, "open_loop": rows, "burst": burst}
@@ -179,15 +102,11 @@ def compared(result: dict[str, Any]) -> dict[str, float]:
         "p99_one_at_a_time_by_ours": round(
             locked["latency_s"]["p99"] / same["latency_s"]["p99"], 2
         ),
-        "pictures_by_one_at_a_time": _times(capacity["ours"], capacity["one at a time"]),
-        "pictures_by_diffusers": _times(capacity["ours"], capacity["diffusers"]),
+        "pictures_by_one_at_a_time": times_the_pictures(
+            capacity["ours"], capacity["one at a time"]
+        ),
+        "pictures_by_diffusers": times_the_pictures(capacity["ours"], capacity["diffusers"]),
     }
-
-
-def _times(ours: dict[str, Any], theirs: dict[str, Any]) -> float:
-    """How many times their pictures a second ours are."""
-    times: float = ours["pictures_per_second"] / theirs["pictures_per_second"]
-    return round(times, 2)
 
 
 def show(result: dict[str, Any]) -> None:

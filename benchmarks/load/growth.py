@@ -53,7 +53,7 @@ def main(
     bundle: Annotated[Path, typer.Option(help="Its bundle, to count FLOPs.")] = Path(
         "build/bundles/demo"
     ),
-    seconds: Annotated[float, typer.Option(help="Of each number in flight.", min=1)] = 12.0,
+    seconds: Annotated[float, typer.Option(help="Of each number in flight.", min=1)] = 9.0,
     pictures: Annotated[Path, typer.Option(help="Where the plot goes.")] = Path("docs/pictures"),
 ) -> None:
     """Measure, print a table, write the result file and the plot."""

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from benchmarks.load import doors, mix
-from benchmarks.load.__main__ import Bench, compared, measure
+from benchmarks.load.__main__ import compared, measure
 from benchmarks.load.energy import EnergyMeter
 from benchmarks.load.figures import dollars, figures, price, rows_per_call
+from benchmarks.load.phases import Bench
 from benchmarks.load.plots import draw_load
 from PIL import Image
 
