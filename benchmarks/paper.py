@@ -62,7 +62,7 @@ OF_TRITON = (
 UNHIDDEN = "denoise, beside its engine (sampler, tensors)"
 """What the loop does beside its engine where nothing of it is hidden, on a CPU."""
 THREADS = max(1, len(os.sched_getaffinity(0)) // PREPROCESS_INSTANCES)
-"""Of one instance of `preprocess`, for OpenCV and the matting network."""
+"""Of one instance of `preprocess`, for OpenCV."""
 _BESIDE = ThreadPoolExecutor(3)
 
 
@@ -134,7 +134,7 @@ def _share(overhead: float, engines: float) -> float:
 def measure() -> dict[str, float]:
     """Medians in milliseconds of each stage of one request, its pictures JPEG of SIDE x SIDE."""
     engine_time = EngineTime()
-    network = shipped_network(THREADS)
+    network = shipped_network()
     if network is not None:
         network = dataclasses.replace(network, run=engine_time.of(network.run))
     rounds = [_request(network, engine_time) for _ in track(range(1 + ROUNDS), "rounds")][1:]

@@ -52,10 +52,10 @@ def measure(sample: Sample, alpha: Pixels, foreground: Pixels, new: Pixels) -> R
     }
 
 
-def shipped_network(threads: int = 0) -> MattingNetwork | None:
-    """Our own matting network, where one ships; ``threads``: 0 = all cores."""
+def shipped_network() -> MattingNetwork | None:
+    """Our own matting network, where one ships."""
     file = trained_matting()
-    return open_matting(file, OWN_MATTING, threads) if file else None
+    return open_matting(file, OWN_MATTING) if file else None
 
 
 def ours(sample: Sample, network: MattingNetwork | None = None) -> tuple[Pixels, Pixels, Row]:

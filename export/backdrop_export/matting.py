@@ -40,9 +40,9 @@ def install_matting(source: str, kind: str, repository: Path, report: Report) ->
     return target
 
 
-def open_matting(file: Path, kind: str, threads: int = 0) -> MattingNetwork:
-    """The network in the ONNX file ``file``, as the server runs it; ``threads``: 0 = all cores."""
-    engine = load_engine("onnxruntime", file.with_suffix(""), Precision.FP32, threads)
+def open_matting(file: Path, kind: str) -> MattingNetwork:
+    """The network in the ONNX file ``file``, as the server runs it."""
+    engine = load_engine("onnxruntime", file.with_suffix(""), Precision.FP32)
     return MattingNetwork(kind, engine.run, engine.input_names[0], engine.output_names[0])
 
 

@@ -1,13 +1,14 @@
-"""What runs before and beside the loop gives way to it."""
+"""What is no engine gives way to the engines."""
 
 from __future__ import annotations
 
+import os
 import re
 
 import psutil
 import pytest
 
-from backdrop_server.contract import MODELS, REPLACE_BACKGROUND
+from backdrop_server.contract import MODELS, PREPROCESS_INSTANCES, REPLACE_BACKGROUND
 from backdrop_server.triton.launcher import TritonServer
 from backdrop_server.triton.priority import NICENESS
 
@@ -15,10 +16,10 @@ pytestmark = pytest.mark.triton
 
 NAMES = {model.name for model in MODELS} - {REPLACE_BACKGROUND.name}
 OF_NAME = re.compile(rf"\b({'|'.join(NAMES)})_\d")
-FIRST = {"denoise", "postprocess", "control"}
+BEHIND = {"preprocess", "cutout"}
 
 
-def test_only_the_loop_and_those_who_answer_go_first(server: TritonServer) -> None:
+def test_keying_and_cutting_out_go_behind_the_engines(server: TritonServer) -> None:
     own = psutil.Process(server.pid)
     niceness: dict[str, int] = {}
     for child in own.children(recursive=True):
@@ -27,4 +28,15 @@ def test_only_the_loop_and_those_who_answer_go_first(server: TritonServer) -> No
     usual = own.nice()
     assert set(niceness) == NAMES
     for name, nice in niceness.items():
-        assert nice == (usual if name in FIRST else min(19, usual + NICENESS)), name
+        assert nice == (min(19, usual + NICENESS) if name in BEHIND else usual), name
+
+
+def test_the_matting_network_keeps_the_engines_priority(server: TritonServer) -> None:
+    own = psutil.Process(server.pid)
+    found = [
+        child for child in own.children(recursive=True) if "preprocess_" in str(child.cmdline())
+    ]
+    assert len(found) == PREPROCESS_INSTANCES
+    for child in found:
+        threads = {os.getpriority(os.PRIO_PROCESS, thread.id) for thread in child.threads()}
+        assert threads == {own.nice(), min(19, own.nice() + NICENESS)}

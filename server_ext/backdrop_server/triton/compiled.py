@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from backdrop_server.engines.engine import Engine, Precision
 from backdrop_server.engines.limits import check_fits
 from backdrop_server.engines.loading import load_engine
 from backdrop_server.engines.padding import run_padded
-from backdrop_server.triton.priority import behind_the_loop
+from backdrop_server.triton.board import board_path
+from backdrop_server.triton.cores import cores_for
 from backdrop_server.triton.tensors import answer_each, parameter
 
 
@@ -22,7 +24,6 @@ class CompiledModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the engine file of this model version."""
-        behind_the_loop()
         config = json.loads(args["model_config"])
         folder = Path(args["model_repository"], args["model_version"])
         precision = Precision(parameter(config, "precision"))
@@ -33,6 +34,7 @@ class CompiledModel:
         )
         self._engine: Engine = load_engine(kind, folder / "model", precision)
         check_fits(self._engine.limits, int(config["max_batch_size"]), sizes=())
+        self._cores = cores_for(self._engine.device, board_path(os.getppid()))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Run each request by itself: on a CPU a larger batch is no faster for these graphs."""
@@ -44,7 +46,8 @@ class CompiledModel:
             for name in self._inputs
         }
         wanted = request.requested_output_names()
-        outputs = run_padded(self._engine, arrays)
+        with self._cores():
+            outputs = run_padded(self._engine, arrays)
         return pb_utils.InferenceResponse(
             [pb_utils.Tensor(name, np.ascontiguousarray(outputs[name])) for name in wanted]
         )

@@ -13,7 +13,7 @@ from backdrop_server.plan import Plan
 from backdrop_server.stages.layers import colours_of
 from backdrop_server.stages.subject import Matte, refined
 from backdrop_server.triton.board import Board, Stage, board_path
-from backdrop_server.triton.priority import behind_the_loop
+from backdrop_server.triton.priority import behind_the_engines
 from backdrop_server.triton.tensors import answer_each, read_required, read_scalar, response
 
 
@@ -22,7 +22,7 @@ class CutoutModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Leave half of the cores to what runs meanwhile; map the board of this server."""
-        behind_the_loop()
+        behind_the_engines()
         cv2.setNumThreads(max(1, len(os.sched_getaffinity(0)) // contract.CUTOUT_INSTANCES))
         self._board = Board(board_path(os.getppid()))
 

@@ -39,6 +39,7 @@ from backdrop_server.stages.transfers import download, upload
 from backdrop_server.stages.turns import Turns
 from backdrop_server.triton.beginning import Beginning
 from backdrop_server.triton.board import Board, Cancelled, Stage, board_path
+from backdrop_server.triton.cores import cores_for
 from backdrop_server.triton.gathering import Gathering
 from backdrop_server.triton.job import Job, Landing
 from backdrop_server.triton.metrics import LoopMetrics
@@ -74,6 +75,7 @@ class DenoiseModel:
         schedulers.wait()
         torch.set_num_threads(1)  # sampler arithmetic is small; the engine has its own threads
         self._board = Board(board_path(os.getppid()))
+        self._cores = cores_for(self._engine.device, board_path(os.getppid()))
         self._jobs: dict[int, Job] = {}
         self._gathering = Gathering(self._board, self._jobs)
         self._turns = Turns(self._row_limit)
@@ -199,9 +201,10 @@ class DenoiseModel:
     def _step_group(self, group: Sequence[State], outcomes: dict[int, Landing | Exception]) -> None:
         try:
             batch = batches.gather(group)
-            stopwatch = self._lane.stopwatch()
-            noise = batches.predict(batch, self._unet, self._row_limit)
-            stopwatch.stop()
+            with self._cores():
+                stopwatch = self._lane.stopwatch()
+                noise = batches.predict(batch, self._unet, self._row_limit)
+                stopwatch.stop()
         except Exception as error:
             if len(group) == 1:
                 outcomes[id(group[0])] = error

@@ -34,13 +34,10 @@ class EngineTime:
 _NOBODY_ASKS = EngineTime()
 
 
-def load_matting(
-    folder: Path, engine_time: EngineTime = _NOBODY_ASKS, threads: int = 0
-) -> MattingNetwork | None:
+def load_matting(folder: Path, engine_time: EngineTime = _NOBODY_ASKS) -> MattingNetwork | None:
     """The network that ``matting_network.json`` in ``folder`` names; without that file our own.
 
-    None where there is neither. ``engine_time`` adds up what its runs take; ``threads``: of a run, 0 =
-    all cores.
+    None where there is neither. ``engine_time`` adds up what its runs take.
 
     Raises EngineError for a file that is damaged, or of a kind that is not known.
     """
@@ -48,17 +45,15 @@ def load_matting(
     if not declared.is_file():
         own = folder / OWN_MATTING
         is_there = own.with_suffix(".onnx").is_file()
-        return _opened(OWN_MATTING, "onnxruntime", own, engine_time, threads) if is_there else None
+        return _opened(OWN_MATTING, "onnxruntime", own, engine_time) if is_there else None
     values = json.loads(declared.read_text())
     if values["kind"] not in MATTING_SPECS:
         known = ", ".join(MATTING_SPECS)
         raise EngineError(f"matting network {values['kind']!r} is not known; allowed: {known}")
-    return _opened(values["kind"], values["engine"], folder / "matting", engine_time, threads)
+    return _opened(values["kind"], values["engine"], folder / "matting", engine_time)
 
 
-def _opened(
-    kind: str, engine: str, path: Path, engine_time: EngineTime, threads: int
-) -> MattingNetwork:
-    loaded = load_engine(engine, path, Precision.FP32, threads)
+def _opened(kind: str, engine: str, path: Path, engine_time: EngineTime) -> MattingNetwork:
+    loaded = load_engine(engine, path, Precision.FP32)
     run = engine_time.of(loaded.run)
     return MattingNetwork(kind, run, loaded.input_names[0], loaded.output_names[0])

@@ -28,11 +28,13 @@ from backdrop_server.errors import InvalidInputError
 from backdrop_server.plan import BundleFacts, Plan
 from backdrop_server.stages import canny, pictures, subject
 from backdrop_server.stages.conditioning import load_tokenizer, tokenize
+from backdrop_server.stages.matting import Arrays, MattingNetwork
 from backdrop_server.stages.pictures import Picture
 from backdrop_server.stages.subject import Matte
 from backdrop_server.triton.board import Board, Stage, board_path
+from backdrop_server.triton.cores import Cores
 from backdrop_server.triton.matting import EngineTime, load_matting
-from backdrop_server.triton.priority import behind_the_loop
+from backdrop_server.triton.priority import behind_the_engines
 from backdrop_server.triton.tensors import (
     Array,
     answer_each,
@@ -53,22 +55,37 @@ class PreprocessModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the tokenizers and the bundle's facts from the model's folder."""
-        behind_the_loop()
         folder = Path(args["model_repository"], args["model_version"])
         config = json.loads(args["model_config"])
         self._limit = int(parameter(config, "max_held_requests"))
         self._facts = BundleFacts.from_json((folder / "bundle.json").read_text())
         self._tokenizers = [load_tokenizer(folder / name) for name in ("tokenizer", "tokenizer_2")]
-        # Each instance is a process, and those that are at work have the cores between them.
-        threads = max(1, len(os.sched_getaffinity(0)) // contract.PREPROCESS_INSTANCES)
-        cv2.setNumThreads(threads)
-        self._engine_time = EngineTime()
-        self._network = load_matting(folder, self._engine_time, threads)
-        if self._network is not None:
-            self._network.warm_up()
         self._board = Board(board_path(os.getppid()))
+        self._engine_time = EngineTime()
+        # Begun before this process steps back: it keeps the priority, and so do the engine's threads.
+        self._engine_thread = ThreadPoolExecutor(1)
+        self._network = self._engine_thread.submit(self._load_network, folder).result()
+        behind_the_engines()
+        # Each instance is a process, and those that are at work have the cores between them.
+        cv2.setNumThreads(max(1, len(os.sched_getaffinity(0)) // contract.PREPROCESS_INSTANCES))
         self._beside = ThreadPoolExecutor(3)
         self._how = (self._network, self._beside)
+
+    def _load_network(self, folder: Path) -> MattingNetwork | None:
+        """The matting network, which is asked in this thread, and has the cores to itself."""
+        network = load_matting(folder, self._engine_time)
+        if network is None:
+            return None
+        network.warm_up()
+        cores, run = Cores(board_path(os.getppid())), network.run
+
+        def alone(inputs: Arrays) -> Arrays:
+            with cores.taken():
+                return run(inputs)
+
+        return dataclasses.replace(
+            network, run=lambda inputs: self._engine_thread.submit(alone, inputs).result()
+        )
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request on its own."""
@@ -77,6 +94,7 @@ class PreprocessModel:
     def finalize(self) -> None:
         """Triton unloads the model."""
         self._beside.shutdown()
+        self._engine_thread.shutdown()
 
     def _answer(self, request: Any) -> Any:
         if set(request.requested_output_names()) == {contract.ALPHA.name}:
