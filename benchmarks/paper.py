@@ -80,19 +80,15 @@ def main() -> None:
     stages["Triton and what it hands on, as in the solo bench"] = sum(handed[i] for i in OF_TRITON)
     matting = stages.pop(MATTING)
     beside = {name: stages.pop(name) for name in BESIDE}
-    engines = _engines("Euler")
-    result = figures(stages, engines, matting, beside, solo["milliseconds"][UNHIDDEN])
-    usual = ReplaceOptions("").scheduler
-    result["api_default"] = {
-        "sampler": usual,
-        "overhead_share": _share(result["milliseconds"]["overhead"], _engines(usual) + matting),
-    }
+    loop, usual = solo["milliseconds"][UNHIDDEN], ReplaceOptions("").scheduler
+    result = figures(stages, _engines("Euler"), matting, beside, loop)
+    default = figures(stages, _engines(usual), matting, beside, loop)["overhead_share"]
+    result["api_default"] = {"sampler": usual, "overhead_share": default}
     console = Console()
     for name, value in result["milliseconds"].items():
         console.print(f"{name}: {value:.1f} ms")
     console.print(f"not engine time: {result['overhead_share']:.1%}")
-    default = result["api_default"]
-    console.print(f"with {default['sampler']}, the API's default: {default['overhead_share']:.1%}")
+    console.print(f"with {usual}, the API's default: {default:.1%}")
     console.print(f"if a device hid nothing of the loop: {result['overhead_share_unhidden']:.1%}")
     console.print(f"written: {write_result('paper-sdxl', result)}")
 

@@ -5,7 +5,8 @@
 Real requests over gRPC, one after another, a JPEG photo of the demo's native size; each has its own
 prompt and reference, so that no encoder's answer is known already. Engine time is what the report
 says of the loop's calls, of the edge encoder and of the matting network, and what Triton's own
-statistics say of the decoder and of the encoder that runs longest: the others run beside it.
+statistics say of the decoder and of the encoder that takes longest: the others run beside it, or it
+waits for them where they share a CPU's cores.
 """
 
 from __future__ import annotations

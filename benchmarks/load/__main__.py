@@ -36,7 +36,7 @@ def main(
     bundle: Annotated[Path, typer.Option(help="Its bundle, for diffusers.")] = Path(
         "build/bundles/demo"
     ),
-    seconds: Annotated[float, typer.Option(help="Of each phase.", min=1)] = 35.0,
+    seconds: Annotated[float, typer.Option(help="Of each phase.", min=1)] = 30.0,
     machine: Annotated[str, typer.Option(help="An entry of prices.toml.")] = "two-cpu-cores",
     seed: Annotated[int, typer.Option(help="Of arrivals and requests.")] = 1,
     pictures: Annotated[Path, typer.Option(help="Where the plot goes.")] = Path("docs/pictures"),

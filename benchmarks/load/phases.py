@@ -49,7 +49,7 @@ class Stretches:
             dataclasses.replace(one, arrived=one.arrived + self._span, ended=one.ended + self._span)
             for one in outcomes
         ]
-        self._span += max(seconds, *(one.ended for one in outcomes))
+        self._span += max([seconds, *(one.ended for one in outcomes if one.error is None)])
 
     def told(self, per_hour: float) -> Row:
         """Figures of all stretches together; ``per_hour``: dollars of the machine."""

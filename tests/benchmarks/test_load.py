@@ -7,10 +7,11 @@ import statistics
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
-from benchmarks.load import doors, mix
+from benchmarks.load import doors, mix, phases
 from benchmarks.load.__main__ import compared, measure
 from benchmarks.load.energy import EnergyMeter
 from benchmarks.load.figures import dollars, figures, price, rows_per_call
@@ -19,6 +20,7 @@ from benchmarks.load.plots import draw_load
 from PIL import Image
 
 from backdrop_client.load import Outcome, offered, percentile, poisson, saturated
+from backdrop_server.triton.launcher import TritonServer
 from tests.conftest import launch
 
 SERVICE = 0.05
@@ -88,6 +90,25 @@ def test_dollars_and_rows() -> None:
     assert rows_per_call({"calls": 1, "rows": 2}, {"calls": 1, "rows": 2}) is None
     with pytest.raises(KeyError, match="two-cpu-cores"):
         price("a-mainframe")
+
+
+def test_stretches_are_told_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = iter([(0, 0), (2, 8), (5, 20), (6, 28), (6, 28), (6, 28)])
+    monkeypatch.setattr(
+        doors, "counters", lambda url: dict(zip(("calls", "rows"), next(counted), strict=True))
+    )
+    monkeypatch.setattr(phases, "EnergyMeter", lambda: SimpleNamespace(joules=lambda: 6.0))
+    stretches = phases.Stretches(cast(TritonServer, SimpleNamespace(metrics_url="")))
+    stretches.add(10, lambda: [outcome(0, 2.0), outcome(1, 20.0, error="lost")])
+    stretches.add(10, lambda: [outcome(0, 4.0), outcome(8, 14.0)])
+    told = stretches.told(7.2)
+    assert (told["requests"], told["failed"]) == (4, 1)
+    assert told["latency_s"] == {"p50": 4, "p95": 6, "p99": 6}
+    assert told["pictures_per_second"] == 3 / 24
+    assert told["rows_per_call"] == 5.3333
+    assert told["joules_per_picture"] == 4
+    stretches.add(10, lambda: [])  # nobody came
+    assert stretches.told(7.2)["pictures_per_second"] == 0.0882
 
 
 def test_saturation_keeps_its_number_in_flight() -> None:

@@ -11,6 +11,7 @@ import importlib
 import json
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -25,12 +26,14 @@ from backdrop_server.plan import EngineLimits
 from backdrop_server.triton.board import SHM_FOLDER, Board, Stage
 from tests.unit import triton_stub
 from tests.unit.denoise_loop import LIMITS, DeviceLane, Loop, ToyEngine, request, three
+from tests.unit.held_cores import held
 from tests.unit.test_denoise import FACTS
 from tests.unit.test_edge_encoder import edge_encoder_weights
 from tests.unit.test_residence import FakeQueue
 from tests.unit.test_schedulers import SDXL
 
 MakeLoop = Callable[..., Loop]
+HELD = 1.0
 
 
 @pytest.fixture
@@ -107,6 +110,18 @@ def test_a_repository_without_the_edge_encoder_is_refused(
         EngineError, match=r"^edge_encoder\.npz is missing .*: export the repository"
     ):
         entry.Beginning(folder, entry.Lane("cpu"), entry.SchedulerFactory(SDXL))
+
+
+def test_a_step_waits_for_the_cores_and_no_wait_is_billed(entry: Any, make_loop: MakeLoop) -> None:
+    loop, one = make_loop(), request(1, scheduler="Euler", seeds=(1,))
+    loop.step(one)
+    with held(entry.board_path(0), HELD):
+        begun = time.monotonic()
+        loop.step(one)
+        assert time.monotonic() - begun > HELD / 2
+    loop.run(one)
+    report = json.loads(one.output("denoise_report")[0, 0])
+    assert 0 < report["engine_seconds"] < HELD / 2
 
 
 def test_one_step_ahead_gives_what_the_host_gives(make_loop: MakeLoop) -> None:

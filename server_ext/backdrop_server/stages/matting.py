@@ -104,12 +104,13 @@ MATTING_SPECS: Mapping[str, MattingSpec] = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MattingNetwork:
-    """A network that is at hand: ``run`` takes and gives arrays by name."""
+    """A network that is at hand: ``run`` takes and gives arrays by name; ``device`` computes it."""
 
     kind: str
     run: Run
     input_name: str
     output_name: str
+    device: str = "cpu"
 
     @property
     def spec(self) -> MattingSpec:

@@ -15,12 +15,13 @@ class Cores:
 
     An engine's threads meet after every layer, so two that run at once wait for each other's threads
     hundreds of times: together they take longer than one after the other. The lock is POSIX's, on the
-    board's file, which `Board` locks in the other way; it goes when its process dies.
+    board's file, which `Board` locks in the other way; it goes when its process dies. A graph that
+    Triton's native backend runs takes no part.
     """
 
     def __init__(self, board: Path) -> None:
         """``board``: the file of the server's board, by `board_path`; never closed here, for closing
-        it anywhere in this process would let go of the cores."""
+        it anywhere in this process, or dropping a `Board`, would let go of the cores."""
         self._file = os.open(board, os.O_RDWR | os.O_CREAT, 0o600)
 
     @contextlib.contextmanager

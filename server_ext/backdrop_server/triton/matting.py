@@ -56,4 +56,4 @@ def load_matting(folder: Path, engine_time: EngineTime = _NOBODY_ASKS) -> Mattin
 def _opened(kind: str, engine: str, path: Path, engine_time: EngineTime) -> MattingNetwork:
     loaded = load_engine(engine, path, Precision.FP32)
     run = engine_time.of(loaded.run)
-    return MattingNetwork(kind, run, loaded.input_names[0], loaded.output_names[0])
+    return MattingNetwork(kind, run, loaded.input_names[0], loaded.output_names[0], loaded.device)

@@ -32,7 +32,7 @@ from backdrop_server.stages.matting import Arrays, MattingNetwork
 from backdrop_server.stages.pictures import Picture
 from backdrop_server.stages.subject import Matte
 from backdrop_server.triton.board import Board, Stage, board_path
-from backdrop_server.triton.cores import Cores
+from backdrop_server.triton.cores import cores_for
 from backdrop_server.triton.matting import EngineTime, load_matting
 from backdrop_server.triton.priority import behind_the_engines
 from backdrop_server.triton.tensors import (
@@ -62,6 +62,7 @@ class PreprocessModel:
         self._tokenizers = [load_tokenizer(folder / name) for name in ("tokenizer", "tokenizer_2")]
         self._board = Board(board_path(os.getppid()))
         self._engine_time = EngineTime()
+        cv2.setNumThreads(1)  # OpenCV's own threads are to begin later, behind the engines
         # Begun before this process steps back: it keeps the priority, and so do the engine's threads.
         self._engine_thread = ThreadPoolExecutor(1)
         self._network = self._engine_thread.submit(self._load_network, folder).result()
@@ -72,15 +73,15 @@ class PreprocessModel:
         self._how = (self._network, self._beside)
 
     def _load_network(self, folder: Path) -> MattingNetwork | None:
-        """The matting network, which is asked in this thread, and has the cores to itself."""
+        """The matting network, which is asked in this thread, and on a CPU has the cores to itself."""
         network = load_matting(folder, self._engine_time)
         if network is None:
             return None
         network.warm_up()
-        cores, run = Cores(board_path(os.getppid())), network.run
+        cores, run = cores_for(network.device, board_path(os.getppid())), network.run
 
         def alone(inputs: Arrays) -> Arrays:
-            with cores.taken():
+            with cores():
                 return run(inputs)
 
         return dataclasses.replace(
