@@ -40,7 +40,7 @@ def final_report(
 
     ``seconds``: ``preprocess``; ``encode`` with the wait for a place in the loop; ``denoise``;
     ``decode``, with the wait for `cutout` where that is not done yet; ``postprocess``; ``total``. On a
-    CPU each but the last two has its engines' waits for the cores.
+    CPU all but ``postprocess`` have their engines' waits for the cores.
     ``engine_calls`` and ``engine_seconds``: the request's share, by rows, of the UNet calls that it
     was part of; ``matting_seconds``: of its ``preprocess``, what the matting network's engine took;
     ``edge_encoder_seconds``: of its ``denoise``, what ControlNet's edge encoder took;
