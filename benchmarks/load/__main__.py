@@ -36,7 +36,7 @@ def main(
     bundle: Annotated[Path, typer.Option(help="Its bundle, for diffusers.")] = Path(
         "build/bundles/demo"
     ),
-    seconds: Annotated[float, typer.Option(help="Of each phase.", min=1)] = 30.0,
+    seconds: Annotated[float, typer.Option(help="Of each phase.", min=1)] = 28.0,
     machine: Annotated[str, typer.Option(help="An entry of prices.toml.")] = "two-cpu-cores",
     seed: Annotated[int, typer.Option(help="Of arrivals and requests.")] = 1,
     pictures: Annotated[Path, typer.Option(help="Where the plot goes.")] = Path("docs/pictures"),
@@ -68,7 +68,7 @@ def measure(bench: Bench, server: TritonServer, bundle: Path) -> dict[str, Any]:
         ours, alone, at_its_load = bench.by_turns(send, locked)
         capacity = {
             "ours": ours,
-            "ours, mixed": bench.capacity(send, IN_FLIGHT, "mixed", part=0.5),
+            "ours, mixed": bench.capacity(send, IN_FLIGHT, "mixed"),
             "one at a time": alone,
         }
         rate = capacity["ours"]["requests_per_second"]
