@@ -33,7 +33,7 @@ from rich.progress import track
 from backdrop_server.contract import PREPROCESS_INSTANCES, ReplaceOptions
 from backdrop_server.stages import canny, denoise, pictures, subject
 from backdrop_server.stages.composite import paste_back
-from backdrop_server.stages.fidelity import fidelity
+from backdrop_server.stages.fidelity import fidelity, product_of
 from backdrop_server.stages.foreground import edge_colours, with_colours
 from backdrop_server.stages.matting import MattingNetwork
 from backdrop_server.triton.install import find_tritonserver
@@ -168,10 +168,11 @@ def _request(network: MattingNetwork | None, engine_time: EngineTime) -> dict[st
     _loop(timed)
     alpha = timed(BESIDE[0], lambda: subject.refined(picture.rgb, rough).alpha)
     colours = timed(BESIDE[1], lambda: edge_colours(picture.rgb, alpha))
+    product = _BESIDE.submit(product_of, picture.rgb, alpha)
     front = timed("paste-back", lambda: with_colours(picture.rgb, alpha, colours))
     result = timed("paste-back", lambda: paste_back(front, alpha, behind))
     file = _BESIDE.submit(pictures.encode, result, "jpeg")
-    timed("report, and the picture's file", lambda: fidelity(picture.rgb, alpha, result))
+    timed("report, and the picture's file", lambda: fidelity(product.result(), result))
     timed("report, and the picture's file", file.result)
     return timed.took
 

@@ -21,7 +21,7 @@ from backdrop_export.matting import open_matting
 from backdrop_export.recipes import trained_matting
 from backdrop_server.errors import InvalidInputError
 from backdrop_server.stages.composite import paste_back
-from backdrop_server.stages.fidelity import fidelity
+from backdrop_server.stages.fidelity import fidelity, product_of
 from backdrop_server.stages.foreground import estimate_foreground
 from backdrop_server.stages.matting import OWN_MATTING, MattingNetwork
 from backdrop_server.stages.pictures import Picture
@@ -76,7 +76,7 @@ def given(sample: Sample, new: Pixels) -> Row:
     alpha = np.rint(sample.alpha * 255).astype(np.uint8)
     result = paste_back(estimate_foreground(sample.photo, alpha), alpha, new)
     truth = mixed_in_light(sample.foreground, new, sample.alpha)
-    kept = fidelity(sample.photo, alpha, result)
+    kept = fidelity(product_of(sample.photo, alpha), result)
     return {
         "exact": bool((result[sample.core] == sample.photo[sample.core]).all()),
         "core_psnr_db": metrics.masked_psnr(result, sample.photo, sample.core),

@@ -9,7 +9,7 @@ import pytest
 
 from backdrop_server.plan import Plan
 from backdrop_server.stages.composite import harmonize, paste_back
-from backdrop_server.stages.fidelity import expansion, fidelity
+from backdrop_server.stages.fidelity import expansion, fidelity, product_of, surroundings_of
 from backdrop_server.stages.foreground import estimate_foreground
 from backdrop_server.stages.layers import Cutout, colours_of, cut_out
 from backdrop_server.stages.pictures import resize
@@ -67,7 +67,7 @@ def test_the_core_is_the_photo_bit_for_bit(kind: str, wraps: bool) -> None:
     cutout = cut(plan(shadow=kind, harmonize=wraps, shadow_strength=1.0), alpha)
     picture = cutout.over(BACKGROUND)
     np.testing.assert_array_equal(picture[alpha == 255], PHOTO[alpha == 255])
-    assert fidelity(PHOTO, alpha, picture).changed_pixels == 0
+    assert fidelity(product_of(PHOTO, alpha), picture).changed_pixels == 0
 
 
 def test_a_files_own_transparency_has_its_own_colours() -> None:
@@ -129,20 +129,21 @@ def test_soft_is_softer_than_hard_and_floating_does_not_touch() -> None:
 
 def test_expansion_counts_what_continues_the_product() -> None:
     alpha = box()
+    around = surroundings_of(alpha)
     picture = np.full((400, 400, 3), 210, np.uint8)
     picture[alpha == 255] = (40, 60, 120)
-    assert expansion(alpha, picture) == 0
+    assert expansion(around, picture) == 0
     picture[280:300, 250:260] = (40, 60, 120)  # 200 px grown beside 20000
-    assert expansion(alpha, picture) == pytest.approx(0.01, rel=0.15)
+    assert expansion(around, picture) == pytest.approx(0.01, rel=0.15)
     picture[20:40, 20:40] = (40, 60, 120)  # apart from the product
-    assert expansion(alpha, picture) == pytest.approx(0.01, rel=0.15)
+    assert expansion(around, picture) == pytest.approx(0.01, rel=0.15)
 
 
 def test_a_changed_product_is_told() -> None:
     alpha, picture = disc(), PHOTO.copy()
     core = np.argwhere(alpha == 255)
     picture[tuple(core[0])] = 255 - picture[tuple(core[0])]
-    told = fidelity(PHOTO, alpha, picture)
+    told = fidelity(product_of(PHOTO, alpha), picture)
     assert told.changed_pixels == 1
     assert told.max_delta_e > 5
     assert told.mean_delta_e == pytest.approx(told.max_delta_e / len(core), abs=1e-3)
@@ -155,7 +156,7 @@ def test_extreme_mattes_are_borne() -> None:
             cutout = cut(plan(shadow=kind), alpha)
             assert cutout.over(BACKGROUND).shape == PHOTO.shape
             assert len(cutout.layers([BACKGROUND, BACKGROUND])) == 4
-        fidelity(PHOTO, alpha, PHOTO)
+        fidelity(product_of(PHOTO, alpha), PHOTO)
 
 
 def test_a_cutout_without_shadow_is_a_paste_back() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backdrop_server.stages.pictures import resize
+from backdrop_server.stages.regions import places, put, taken
 
 _LINEAR_STEPS = 65_535
 WRAP = 0.5
@@ -60,8 +61,8 @@ def paste_back(
     behind = resize(background, width, height)
     whole = (alpha == 255).view(np.uint8)
     result: npt.NDArray[np.uint8] = cv2.copyTo(photo, whole, behind.copy())
-    band = (alpha > 0) & (alpha < 255)
-    result[band] = _mix(photo[band], behind[band], alpha[band])
+    band = places((alpha > 0) & (alpha < 255))
+    put(result, band, _mix(taken(photo, band), taken(behind, band), taken(alpha, band)))
     return result
 
 
@@ -69,10 +70,10 @@ def darken(
     background: npt.NDArray[np.uint8], shadow: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.uint8]:
     """``background`` uint8 [H, W, 3] with the light taken that ``shadow`` uint8 [H, W] says."""
-    dark = shadow > 0
+    dark = places(shadow > 0)
     result = background.copy()
-    left = 1 - shadow[dark].astype(np.float32) / 255
-    result[dark] = srgb_of(light_of(background[dark]) * left[:, None])
+    left = 1 - taken(shadow, dark).astype(np.float32) / 255
+    put(result, dark, srgb_of(light_of(taken(background, dark)) * left[:, None]))
     return result
 
 
@@ -86,12 +87,11 @@ def harmonize(
     A light wrap: the less a pixel is product, the more of the blurred surroundings shines round it.
     Where ``alpha`` uint8 [H, W] is 255 not a bit changes.
     """
-    band = (alpha > 0) & (alpha < 255)
-    around = cv2.blur(background, (WRAP_SIDE, WRAP_SIDE))
-    wrap = np.zeros_like(alpha)
-    wrap[band] = np.rint(WRAP * (255 - alpha[band].astype(np.float32))).astype(np.uint8)
+    band = places((alpha > 0) & (alpha < 255))
+    around = taken(cv2.blur(background, (WRAP_SIDE, WRAP_SIDE)), band)
+    wrap = np.rint(WRAP * (255 - taken(alpha, band).astype(np.float32))).astype(np.uint8)
     result = foreground.copy()
-    result[band] = _mix(around[band], foreground[band], wrap[band])
+    put(result, band, _mix(around, taken(foreground, band), wrap))
     return result
 
 

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from backdrop_server.stages.composite import light_of
 from backdrop_server.stages.means import in_colour, mean_near
+from backdrop_server.stages.regions import Places, parts_of, places, put, taken
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -39,23 +40,23 @@ def ground_in_holes(level: Region, outside: Region) -> Region:
     A part in the ground's colour may be a hole (a ring, a handle) or a label in that very colour.
     Round a hole, the product is thin somewhere for the hole's width.
     """
-    _, labels, stats, _ = cv2.connectedComponentsWithStats((level & ~outside).astype(np.uint8))
-    stats[0, cv2.CC_STAT_AREA] = 0
-    names = np.flatnonzero(stats[:, cv2.CC_STAT_AREA] >= HOLE_AREA)
+    labels, areas = parts_of(level & ~outside)
+    large = areas >= HOLE_AREA
+    names = np.flatnonzero(large)
     if not names.size:
         return np.zeros_like(outside)
-    member = np.isin(labels, names)
-    of = labels[member]
-    widths = 2 * _extreme(np.maximum, _away((labels == 0) | outside)[member], of, len(stats))
-    kept = np.zeros(len(stats), bool)
+    at = places(large.take(labels))
+    of = taken(labels, at)
+    widths = 2 * _extreme(np.maximum, taken(_away((labels == 0) | outside), at), of, len(areas))
+    kept = np.zeros(len(areas), bool)
     for _ in range(HOLE_ROUNDS):
-        walls = _extreme(np.minimum, _away(outside | kept[labels])[member], of, len(stats))
+        walls = _extreme(np.minimum, taken(_away(outside | kept.take(labels)), at), of, len(areas))
         thin = kept.copy()
         thin[names] |= walls[names] <= HOLE_WALL * widths[names]
         if (thin == kept).all():
             break
         kept = thin
-    holes: Region = kept[labels]
+    holes: Region = kept.take(labels)
     return holes
 
 
@@ -71,7 +72,7 @@ def _extreme(
 
 def _away(region: Region) -> Floats:
     """The distance of each pixel from ``region``."""
-    away: Floats = cv2.distanceTransform((~region).astype(np.uint8), cv2.DIST_L2, 5)
+    away: Floats = cv2.distanceTransform((~region).view(np.uint8), cv2.DIST_L2, 5)
     return away
 
 
@@ -81,7 +82,7 @@ def soft_edge(rgb: Pixels, ground: Floats, subject: Region) -> Pixels:
     ``ground``: the background's light [H, W, 3]. An edge pixel is a mixture in light, so its share of
     subject is how far it lies on the way from the ground's colour to that of its unmixed neighbours.
     """
-    solid = subject.astype(np.uint8)
+    solid = subject.view(np.uint8)
     side = 2 * EDGE_DEPTH + 1
     inner = cv2.erode(solid, np.ones((side, side), np.uint8), borderValue=1)
     band = (cv2.dilate(solid, np.ones((3, 3), np.uint8)) > 0) & (inner == 0)
@@ -90,8 +91,8 @@ def soft_edge(rgb: Pixels, ground: Floats, subject: Region) -> Pixels:
         part = around(band, 2 * EDGE_REACH)
         contrast = light_of(rgb[part])
         contrast -= ground[part]
-        share = (_share(contrast, inner[part], band[part]) - CLEAR) / (OPAQUE - CLEAR)
-        alpha[band] = np.rint(255 * np.clip(share, 0, 1))
+        share = _share(contrast, inner[part], places(band[part])) - CLEAR
+        put(alpha, places(band), np.rint(255 * np.clip(share / (OPAQUE - CLEAR), 0, 1)))
     return alpha
 
 
@@ -105,23 +106,23 @@ def _span(line: Region, margin: int) -> slice:
     return slice(max(0, int(found[0]) - margin), int(found[-1]) + margin + 1)
 
 
-def _share(contrast: Floats, inner: Pixels, band: Region) -> Floats:
+def _share(contrast: Floats, inner: Pixels, band: Places) -> Floats:
     """The band's shares of subject [N]; ``contrast``: light less the ground's, [H, W, 3].
 
     Thin parts have no unmixed pixel: there the one that differs most from the ground serves.
     """
     weight = inner.astype(np.float32)
     window = (2 * EDGE_REACH + 1, 2 * EDGE_REACH + 1)
-    near = cv2.blur(weight, window)[band]
+    near = taken(cv2.blur(weight, window), band)
     whole = (
-        cv2.blur(cv2.multiply(contrast, in_colour(weight)), window)[band]
+        taken(cv2.blur(cv2.multiply(contrast, in_colour(weight)), window), band)
         / np.maximum(near, 1e-4)[:, None]
     )
     length = np.sqrt(cv2.transform(cv2.multiply(contrast, contrast), np.ones((1, 3), np.float32)))
-    most = cv2.dilate(length, np.ones((7, 7), np.uint8))[band]
-    own = contrast[band]
+    most = taken(cv2.dilate(length, np.ones((7, 7), np.uint8)), band)
+    own = taken(contrast, band)
     along = (own * whole).sum(axis=1) / np.maximum((whole**2).sum(axis=1), 1e-6)
-    share: Floats = np.where(near > 1e-4, along, length[band] / np.maximum(most, 1e-4))
+    share: Floats = np.where(near > 1e-4, along, taken(length, band) / np.maximum(most, 1e-4))
     return share
 
 
@@ -140,9 +141,10 @@ def sureness(rgb: Pixels, alpha: Pixels) -> float:
     if not outline.any():
         return 0.0
     part = around(outline, 2 * SURE_REACH)
+    at = places(outline[part])
     lab = cv2.cvtColor(small[part].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     inside, outside = (
-        mean_near(lab, region[part].astype(np.float32), 2 * SURE_REACH + 1)[outline[part]]
+        taken(mean_near(lab, region[part].astype(np.float32), 2 * SURE_REACH + 1), at)
         for region in (inner, 1 - wide)
     )
     contrast = np.sqrt(((inside - outside) ** 2).sum(axis=1))

@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from backdrop_server.stages.regions import Places, places, taken
+
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Region = npt.NDArray[np.bool_]
@@ -33,17 +35,49 @@ class Fidelity:
     expansion: float
 
 
-def fidelity(photo: Pixels, alpha: Pixels, picture: Pixels) -> Fidelity:
-    """Compare ``picture`` with ``photo``, both uint8 [H, W, 3], where ``alpha`` uint8 [H, W] is 255."""
-    core = alpha == 255
-    changed = _differs(photo, picture) & core
-    count = int(np.count_nonzero(changed))
-    worst = mean = 0.0
-    if count:  # where no bit differs, neither does a colour
-        difference = delta_e(photo[changed][None], picture[changed][None])
+@dataclasses.dataclass(frozen=True, eq=False)
+class Surroundings:
+    """Where a product's continuation is sought, in a copy of ``size``, width and height.
+
+    ``window``: the part [h, w] of the copy beyond which nothing counts. In it ``inside`` and
+    ``outside`` bool [h, w]; the pixels ``asked`` [N], and of each the ``nearest`` one inside,
+    both counted row by row.
+    """
+
+    size: tuple[int, int]
+    window: tuple[slice, slice]
+    inside: Region
+    outside: Region
+    asked: Places
+    nearest: Places
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Product:
+    """What pictures are compared with: ``photo`` uint8 [H, W, 3], ``core`` uint8 [H, W], 1 where its
+    matte is 255, and the ``surroundings``, None where all or nothing is product."""
+
+    photo: Pixels
+    core: Pixels
+    surroundings: Surroundings | None
+
+
+def product_of(photo: Pixels, alpha: Pixels) -> Product:
+    """The product of ``photo`` uint8 [H, W, 3] by ``alpha`` uint8 [H, W], to compare pictures with."""
+    return Product(photo, (alpha == 255).view(np.uint8), surroundings_of(alpha))
+
+
+def fidelity(product: Product, picture: Pixels) -> Fidelity:
+    """Compare ``picture`` uint8 [H, W, 3] with the photo in the product's core and around it."""
+    count, worst, mean = 0, 0.0, 0.0
+    if cv2.norm(product.photo, picture, cv2.NORM_INF, product.core):
+        changed = (product.photo != picture).any(axis=2) & (product.core > 0)
+        count = int(np.count_nonzero(changed))
+        difference = delta_e(product.photo[changed][None], picture[changed][None])
         worst = float(difference.max())
-        mean = float(difference.sum() / np.count_nonzero(core))
-    return Fidelity(count, round(worst, 3), round(mean, 4), round(expansion(alpha, picture), 5))
+        mean = float(difference.sum() / np.count_nonzero(product.core))
+    grown = expansion(product.surroundings, picture)
+    return Fidelity(count, round(worst, 3), round(mean, 4), round(grown, 5))
 
 
 def delta_e(first: Pixels, second: Pixels) -> Floats:
@@ -53,39 +87,46 @@ def delta_e(first: Pixels, second: Pixels) -> Floats:
     return distance
 
 
-def expansion(alpha: Pixels, picture: Pixels) -> float:
+def surroundings_of(alpha: Pixels) -> Surroundings | None:
+    """The surroundings of the product by its matte ``alpha`` uint8 [H, W]; None without any."""
+    scale = min(1.0, SIDE / max(alpha.shape))
+    size = max(1, round(alpha.shape[1] * scale)), max(1, round(alpha.shape[0] * scale))
+    subject = cv2.resize(alpha, size, interpolation=cv2.INTER_AREA)
+    inside, outside = subject >= 250, subject <= 5
+    if not inside.any() or not outside.any():
+        return None
+    reach = EXPANSION_REACH * np.sqrt(np.count_nonzero(inside))
+    window = _window(inside, reach)
+    inside, outside = inside[window], outside[window]
+    away, labels = cv2.distanceTransformWithLabels(
+        (~inside).view(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    asked, within = places(outside & (away < reach)), places(inside)
+    inside_of = np.zeros(labels.max() + 1, np.intp)
+    inside_of[taken(labels, within)] = within
+    nearest = inside_of[taken(labels, asked)]
+    return Surroundings(size, window, inside, outside, asked, nearest)
+
+
+def expansion(around: Surroundings | None, picture: Pixels) -> float:
     """E = area(out and not in) / area(in): how much of the surroundings continues the product.
 
     After the object expansion of Eshratifar et al. (2024), who segment the output with a network;
     here a pixel outside counts if it is joined to the outline by pixels in the colour of the
     product's nearest edge. A background in the product's own colour counts too.
     """
-    scale = min(1.0, SIDE / max(alpha.shape))
-    size = max(1, round(alpha.shape[1] * scale)), max(1, round(alpha.shape[0] * scale))
-    small, subject = (cv2.resize(i, size, interpolation=cv2.INTER_AREA) for i in (picture, alpha))
-    inside, outside = subject >= 250, subject <= 5
-    if not inside.any() or not outside.any():
+    if around is None:
         return 0.0
-    reach = EXPANSION_REACH * np.sqrt(np.count_nonzero(inside))
-    near = _surroundings(inside, reach)  # nothing counts beyond it
-    inside, outside = inside[near], outside[near]
-    away, nearest = _nearest_inside(inside)
-    lab, asked = _lab(small[near]), outside & (away < reach)
-    unlike = lab[asked] - lab[inside][nearest[asked]]
-    alike = np.zeros_like(asked)
-    alike[asked] = np.sqrt((unlike**2).sum(axis=1)) < EXPANSION_LIKE
-    grown = _joined(alike, ~outside) & outside
-    return float(np.count_nonzero(grown) / np.count_nonzero(inside))
+    small = cv2.resize(picture, around.size, interpolation=cv2.INTER_AREA)
+    lab = _lab(small[around.window]).reshape(-1, 3)
+    unlike = lab.take(around.asked, axis=0) - lab.take(around.nearest, axis=0)
+    alike = np.zeros(len(lab), bool)
+    alike[around.asked] = np.einsum("ij,ij->i", unlike, unlike) < EXPANSION_LIKE**2
+    grown = _joined(alike.reshape(around.inside.shape), ~around.outside) & around.outside
+    return float(np.count_nonzero(grown) / np.count_nonzero(around.inside))
 
 
-def _differs(first: Pixels, second: Pixels) -> Region:
-    """Where any channel differs; ``any`` over the last axis takes five times as long."""
-    bits = cv2.bitwise_xor(first, second)
-    differs: Region = (bits[..., 0] | bits[..., 1] | bits[..., 2]) != 0
-    return differs
-
-
-def _surroundings(inside: Region, reach: float) -> tuple[slice, slice]:
+def _window(inside: Region, reach: float) -> tuple[slice, slice]:
     """The smallest rectangle with all that is within ``reach`` pixels of the inside."""
     margin = int(reach) + 2
     rows, columns = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
@@ -94,22 +135,12 @@ def _surroundings(inside: Region, reach: float) -> tuple[slice, slice]:
     return slice(top, bottom), slice(left, right)
 
 
-def _nearest_inside(inside: Region) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """The distance to the inside, and the index of its nearest pixel among all inside."""
-    away, labels = cv2.distanceTransformWithLabels(
-        (~inside).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
-    )
-    order = np.zeros(labels.max() + 1, np.int64)
-    order[labels[inside]] = np.arange(np.count_nonzero(inside))
-    return away, order[labels]
-
-
 def _joined(region: Region, seed: Region) -> Region:
     """The connected parts of ``region`` that touch ``seed``."""
-    _, labels = cv2.connectedComponents((region | seed).astype(np.uint8), connectivity=4)
+    _, labels = cv2.connectedComponents((region | seed).view(np.uint8), connectivity=4)
     touched = np.zeros(labels.max() + 1, bool)
-    touched[labels[seed]] = True
-    joined: Region = touched[labels] & region
+    touched[taken(labels, places(seed))] = True
+    joined: Region = touched.take(labels) & region
     return joined
 
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from backdrop_server.stages.composite import light_of, srgb_of
 from backdrop_server.stages.edges import around
 from backdrop_server.stages.means import in_colour, mean_near
+from backdrop_server.stages.regions import Places, places, put, taken
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -50,7 +51,7 @@ def edge_colours(photo: Pixels, alpha: Pixels) -> Pixels:
         return np.empty((0, 3), np.uint8)
     far = max(2, round(FAR * min(alpha.shape) / SHRINK))
     window = around(band, NEAR + SHRINK * far)
-    return _estimate(photo[window], alpha[window], band[window], far)
+    return _estimate(photo[window], alpha[window], places(band[window]), far)
 
 
 def with_colours(photo: Pixels, alpha: Pixels, colours: Pixels) -> Pixels:
@@ -58,7 +59,7 @@ def with_colours(photo: Pixels, alpha: Pixels, colours: Pixels) -> Pixels:
     if not len(colours):
         return photo
     result = photo.copy()
-    result[soft_part(alpha)] = colours
+    put(result, places(soft_part(alpha)), colours)
     return result
 
 
@@ -68,19 +69,19 @@ def soft_part(alpha: Pixels) -> npt.NDArray[np.bool_]:
     return band
 
 
-def _estimate(photo: Pixels, alpha: Pixels, band: npt.NDArray[np.bool_], far: int) -> Pixels:
+def _estimate(photo: Pixels, alpha: Pixels, band: Places, far: int) -> Pixels:
     """The foreground colours of the band's pixels, uint8 [N, 3]."""
     light, share = light_of(photo), alpha.astype(np.float32) / 255
-    mixed, part = light[band], share[band][:, None]
+    mixed, part = taken(light, band), taken(share, band)[:, None]
     pure, pure_back = cv2.pow(share, PURITY), cv2.pow(1 - share, PURITY)
     far_front, far_back = (
-        _far_mean(light, cv2.pow(way, FAR_POWER), far)[band] for way in (pure, pure_back)
+        taken(_far_mean(light, cv2.pow(way, FAR_POWER), far), band) for way in (pure, pure_back)
     )
     front, back = _corrected(far_front, far_back, mixed, part)
-    light[band] = front
-    near_front = mean_near(light, pure, 2 * NEAR + 1)[band]
-    light[band] = back
-    near_back = mean_near(light, pure_back, 2 * NEAR + 1)[band]
+    put(light, band, front)
+    near_front = taken(mean_near(light, pure, 2 * NEAR + 1), band)
+    put(light, band, back)
+    near_back = taken(mean_near(light, pure_back, 2 * NEAR + 1), band)
     front, _ = _corrected(near_front, near_back, mixed, part)
     return srgb_of(np.clip(front, 0, 1))
 

@@ -9,7 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from backdrop_server.stages.edges import ground_in_holes, soft_edge
-from backdrop_server.stages.regions import border, connected_to_border, large_parts, widened
+from backdrop_server.stages.regions import (
+    Places,
+    border,
+    connected_to_border,
+    large_parts,
+    places,
+    taken,
+    widened,
+)
 from backdrop_server.stages.shading import follow_shading, reach_of, shaded_ground, squares
 
 Pixels = npt.NDArray[np.uint8]
@@ -75,8 +83,8 @@ def _border_ground(rgb: Pixels) -> tuple[Floats, float] | None:
 
     A quadratic surface through the border follows the falloff of studio light.
     """
-    y, x, points = _border_points(*rgb.shape[:2])
-    colours = _lab(rgb[y, x][None])[0]
+    at, points = _border_points(*rgb.shape[:2])
+    colours = _lab(taken(rgb, at)[None])[0]
     fits = _near(colours, np.median(colours, axis=0), 2 * BORDER_FIT)
     if fits.mean() < UNIFORM_BORDER_SHARE:
         return None
@@ -90,13 +98,12 @@ def _border_ground(rgb: Pixels) -> tuple[Floats, float] | None:
 
 
 @functools.lru_cache(maxsize=2)  # the network's side, and that of most of a shop's photos
-def _border_points(
-    height: int, width: int
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Floats]:
-    """Rows and columns [N] of the border's pixels, and the surface's terms there, [N, 6]."""
-    y, x = np.nonzero(border(height, width, max(2, round(min(height, width) * 0.01))))
+def _border_points(height: int, width: int) -> tuple[Places, Floats]:
+    """The places [N] of the border's pixels, and the surface's terms there, [N, 6]."""
+    at = places(border(height, width, max(2, round(min(height, width) * 0.01))))
+    y, x = np.divmod(at, width)
     points: Floats = np.stack(_terms(_axis(width)[x], _axis(height)[y]), axis=-1)
-    return y, x, points
+    return at, points
 
 
 def _axis(length: int) -> Floats:

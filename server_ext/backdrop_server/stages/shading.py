@@ -64,7 +64,7 @@ def reach_of(height: int, width: int) -> int:
 def follow_shading(lab: Floats, ground: Floats, outside: Region) -> Floats:
     """The ground's colour [H, W, 3] with the shadows on it, carried on a little under the product."""
     reach = reach_of(*outside.shape)
-    clear = cv2.erode(outside.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(np.float32)
+    clear = cv2.erode(outside.view(np.uint8), np.ones((3, 3), np.uint8)).astype(np.float32)
     side = 2 * max(reach, round(min(lab.shape[:2]) * GAP / 2)) + 1
     shaded: Floats = cv2.add(ground, mean_near(cv2.subtract(lab, ground), clear, side, 1e-3))
     return shaded
@@ -90,7 +90,7 @@ def _grown(outside: Region, soft: Region, depth: Floats, floor: float) -> Region
         if size == before:
             continue
         free = ~without_specks(~(outside | shaded), 4 * radius)
-        centres = cv2.distanceTransform(free.astype(np.uint8), cv2.DIST_L2, 5) > radius
+        centres = cv2.distanceTransform(free.view(np.uint8), cv2.DIST_L2, 5) > radius
         grown = widened(touched_at_border(centres, outside), radius) & free
         if not _has_entered(outside | grown, depth, floor):
             return grown

@@ -17,7 +17,7 @@ from backdrop_server import contract
 from backdrop_server.costs import Costs
 from backdrop_server.plan import Plan
 from backdrop_server.stages import pictures
-from backdrop_server.stages.fidelity import Fidelity, fidelity
+from backdrop_server.stages.fidelity import Fidelity, Product, fidelity, product_of
 from backdrop_server.stages.layers import Cutout, cut_out
 from backdrop_server.stages.report import final_report
 from backdrop_server.triton.board import Board, Stage, board_path
@@ -60,11 +60,12 @@ def _finish(request: Any, plan: Plan, costs: Costs, began_at: float, beside: Exe
     product: list[Fidelity] = []
     if wanted & {IMAGES.name, REPORT.name, LAYERS.name}:
         backgrounds = read_required(request, contract.PIXELS)
+        own = beside.submit(_product, plan, photo, alpha)
         cutout = cut_out(plan, photo, alpha, read_required(request, contract.EDGE_COLOURS))
         files = []
         for background in backgrounds:
             picture = _picture(plan, photo, cutout, background)
-            numbers = beside.submit(_compared, photo, alpha, picture)
+            numbers = beside.submit(fidelity, own.result(), picture)
             if IMAGES.name in wanted:
                 files.append(pictures.encode(picture, plan.output_format))
             product.append(numbers.result())
@@ -107,9 +108,11 @@ def _picture(plan: Plan, photo: Array, cutout: Cutout, background: Array) -> npt
     return background
 
 
-def _compared(photo: Array, alpha: Array, picture: npt.NDArray[np.uint8]) -> Fidelity:
-    """The product in ``picture`` against the photo's; raw output has the working size."""
-    height, width = picture.shape[:2]
-    return fidelity(
-        pictures.resize(photo, width, height), pictures.resize_matte(alpha, width, height), picture
+def _product(plan: Plan, photo: Array, alpha: Array) -> Product:
+    """The photo's product at the answer's size, which of the raw output is the working one."""
+    height, width = photo.shape[:2]
+    if not (plan.keeps_photo or plan.preserve_subject):
+        width, height = plan.width, plan.height
+    return product_of(
+        pictures.resize(photo, width, height), pictures.resize_matte(alpha, width, height)
     )
