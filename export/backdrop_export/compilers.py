@@ -149,13 +149,9 @@ def _vae_channels(source: Source) -> int | None:
 
 
 def _openvino(kind: EngineKind, source: Source, target: Path) -> None:
-    import openvino as ov
+    from backdrop_export.openvino_graphs import write_ir
 
-    from backdrop_export.openvino_graphs import flatten_group_norms
-
-    model = ov.convert_model(source.onnx)
-    flatten_group_norms(model)
-    ov.save_model(model, target.with_suffix(".xml"), compress_to_fp16=False)
+    write_ir(source.onnx, target)
 
 
 def _tensorrt(kind: EngineKind, source: Source, target: Path) -> None:

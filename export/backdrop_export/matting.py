@@ -5,15 +5,30 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from backdrop_export.checkpoints.sources import list_source
+from backdrop_export.engines import EngineKind, load_network
 from backdrop_export.reporting import Report
 from backdrop_server.engines.engine import Precision
 from backdrop_server.engines.loading import load_engine
 from backdrop_server.errors import EngineError, SetupError
-from backdrop_server.stages.matting import MATTING_SPECS, MattingNetwork, MattingSpec, network_input
+from backdrop_server.stages.evidence import evidence
+from backdrop_server.stages.keying import key_uniform_background
+from backdrop_server.stages.matting import (
+    MATTING_SPECS,
+    OWN_MATTING,
+    MattingNetwork,
+    MattingSpec,
+    network_input,
+)
+
+if TYPE_CHECKING:  # it loads torch
+    from backdrop_export.verification import Difference
+
+_ONNXRUNTIME = EngineKind("onnxruntime", Precision.FP32)
 
 
 def install_matting(source: str, kind: str, repository: Path, report: Report) -> Path:
@@ -35,13 +50,66 @@ def install_matting(source: str, kind: str, repository: Path, report: Report) ->
     partial = target.with_suffix(".partial")
     shutil.copyfile(file, partial)
     partial.replace(target)
-    declared = {"kind": kind, "engine": "onnxruntime", "licence": spec.licence, "source": source}
-    (folder / "matting_network.json").write_text(json.dumps(declared, indent=2) + "\n")
+    _declare(target, kind, _ONNXRUNTIME, source)
     return target
 
 
+def write_own_matting(file: Path, kind: EngineKind, folder: Path) -> list[Difference]:
+    """Put our own network, the ONNX ``file``, into ``folder`` as the server is to run it.
+
+    By OpenVINO in the precision of ``kind``, if that is OpenVINO, else by onnxruntime. Returns how far
+    the first's answers are from the second's; raises EngineError where that is over the tolerance.
+    """
+    target = folder / OWN_MATTING
+    differences: list[Difference] = []
+    if kind.backend == "openvino":
+        from backdrop_export.openvino_graphs import write_ir
+
+        write_ir(file, target)
+        differences = _compared(file, target, kind)
+    else:
+        kind = _ONNXRUNTIME
+        shutil.copyfile(file, target.with_suffix(".onnx"))
+    _declare(target, OWN_MATTING, kind, MATTING_SPECS[OWN_MATTING].source)
+    return differences
+
+
+def _declare(target: Path, kind: str, engine: EngineKind, source: str) -> None:
+    """What the server reads of the network in ``target``, and its licence."""
+    declared = {
+        "kind": kind,
+        "engine": engine.backend,
+        "precision": engine.precision.value,
+        "licence": MATTING_SPECS[kind].licence,
+        "source": source,
+    }
+    file = target.with_name(f"{target.stem}_network.json")
+    file.write_text(json.dumps(declared, indent=2) + "\n")
+
+
+def _compared(file: Path, target: Path, kind: EngineKind) -> list[Difference]:
+    """The answers for a box before a plain ground, darker and darker."""
+    from backdrop_export.verification import check, difference_of
+
+    spec = MATTING_SPECS[OWN_MATTING]
+    picture = np.full((spec.side, spec.side, 3), 235, np.uint8)
+    box = picture[spec.side // 4 : -spec.side // 4, spec.side // 4 : -spec.side // 4]
+    box[:] = np.linspace(230, 20, box.shape[1])[:, None]
+    inputs = {"evidence": evidence(picture, key_uniform_background(picture))[None]}
+    expected, found = (
+        load_network(one, path)(inputs) for one, path in ((_ONNXRUNTIME, file), (kind, target))
+    )
+    size = f"{spec.side}x{spec.side}"
+    differences = [
+        difference_of(OWN_MATTING, kind.name, size, name, found[name], array)
+        for name, array in expected.items()
+    ]
+    check(differences, kind)
+    return differences
+
+
 def open_matting(file: Path, kind: str) -> MattingNetwork:
-    """The network in the ONNX file ``file``, as the server runs it."""
+    """The network in the ONNX file ``file``, as the server runs one that a user installs."""
     engine = load_engine("onnxruntime", file.with_suffix(""), Precision.FP32)
     return MattingNetwork(kind, engine.run, engine.input_names[0], engine.output_names[0])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,13 @@ from openvino import opset13
 
 RANK = 4
 """Of a picture; a norm of tokens is flat already."""
+
+
+def write_ir(onnx: Path, target: Path) -> None:
+    """Write the graph of an ONNX file as OpenVINO reads it: ``target`` with ``.xml`` and ``.bin``."""
+    model = ov.convert_model(onnx)
+    flatten_group_norms(model)
+    ov.save_model(model, target.with_suffix(".xml"), compress_to_fp16=False)
 
 
 def flatten_group_norms(model: ov.Model) -> int:

@@ -6,7 +6,7 @@ import dataclasses
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backdrop_export.bundles import DENOISER, GRAPH_FOLDERS, SCHEDULER, Bundle
 from backdrop_export.compilers import (
@@ -38,12 +38,15 @@ from backdrop_export.manifest import (
     read_manifest,
     write_manifest,
 )
+from backdrop_export.matting import write_own_matting
 from backdrop_export.onnx_graphs import export_graphs, graphs_folder
 from backdrop_export.recipes import trained_matting
 from backdrop_export.reporting import Report
 from backdrop_export.samples import ENCODERS
 from backdrop_server.errors import SetupError
-from backdrop_server.stages.matting import OWN_MATTING
+
+if TYPE_CHECKING:  # it loads torch
+    from backdrop_export.verification import Difference
 
 _BATCH_LINE = re.compile(r"^max_batch_size: \d+$", re.MULTILINE)
 DECLARATIONS = Path(__file__).resolve().parents[2] / "model_repository"
@@ -203,10 +206,7 @@ class _Builder:
         sizes = check_sizes(kind, source)
         expected = expected_answers(self.bundle, source.graph, module, sizes)
         del module  # beside the engine it would be twice the weights
-        found = compare(source.graph, expected, load_network(kind, engine), kind)
-        rows = [dataclasses.asdict(difference) for difference in found]
-        self.differences += rows
-        self.report.differences(rows)
+        self._tell(compare(source.graph, expected, load_network(kind, engine), kind))
 
     def _denoise_files(self) -> None:
         from backdrop_export.edge_encoder import write_weights
@@ -224,10 +224,7 @@ class _Builder:
     def _verify_edge_encoder(self, path: Path) -> None:
         from backdrop_export.verification import compare_edge_encoder
 
-        found = compare_edge_encoder(self.bundle, path, self.kind)
-        rows = [dataclasses.asdict(difference) for difference in found]
-        self.differences += rows
-        self.report.differences(rows)
+        self._tell(compare_edge_encoder(self.bundle, path, self.kind))
 
     def _preprocess_files(self) -> None:
         version = self.folder / "preprocess" / "1"
@@ -235,7 +232,14 @@ class _Builder:
         for name in ("tokenizer", "tokenizer_2"):
             shutil.copytree(self.bundle.path / name, version / name)
         if matting := trained_matting():
-            shutil.copyfile(matting, version / f"{OWN_MATTING}.onnx")
+            with self.report.step("matting network: writing"):
+                found = write_own_matting(matting, self.kind, version)
+            self._tell(found)
+
+    def _tell(self, found: list[Difference]) -> None:
+        rows = [dataclasses.asdict(difference) for difference in found]
+        self.differences += rows
+        self.report.differences(rows)
 
     def _costs_files(self) -> None:
         text = costs_of(self.bundle, self.seconds).to_json()

@@ -135,6 +135,8 @@ def test_wrong_names_are_told(tmp_path: Path, repository: Path) -> None:
     with pytest.raises(SetupError, match="is no u2net network"):
         install_matting(str(tmp_path / "text.onnx"), "u2net", repository, QUIET)
     folder = repository / "preprocess" / "1"
-    (folder / "matting_network.json").write_text('{"kind": "other", "engine": "onnxruntime"}')
+    (folder / "matting_network.json").write_text(
+        '{"kind": "other", "engine": "onnxruntime", "precision": "fp32"}'
+    )
     with pytest.raises(EngineError, match="'other' is not known"):
         load_matting(folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ import torch
 
 from backdrop_export.bundles import Bundle
 from backdrop_export.engines import engine_kind
-from backdrop_export.matting import install_matting
+from backdrop_export.matting import install_matting, open_matting, write_own_matting
+from backdrop_export.recipes import trained_matting
 from backdrop_export.reporting import Report
 from backdrop_export.repository import _Builder
 from backdrop_export.training.console import Console
@@ -79,7 +79,7 @@ def test_what_a_user_installs_comes_before_ours(
     trained: tuple[Path, Path], repository: Path
 ) -> None:
     folder = repository / "preprocess" / "1"
-    shutil.copyfile(trained[1], folder / "backdrop.onnx")
+    write_own_matting(trained[1], engine_kind("onnxruntime-fp32"), folder)
     own = load_matting(folder)
     assert own is not None and own.kind == "backdrop"
     install_matting(str(trained[1]), "backdrop", repository, QUIET)
@@ -97,6 +97,26 @@ def test_a_repository_takes_the_network_that_ships(
     builder = _Builder(tiny, kind, tmp_path, tmp_path, QUIET)
     builder._preprocess_files()
     assert (version / "backdrop.onnx").read_bytes() == trained[1].read_bytes()
+    assert load_matting(version) is not None
+
+
+@pytest.mark.parametrize(("engine", "most"), [("openvino-fp32", 1e-3), ("openvino-bf16", 0.1)])
+def test_openvino_runs_the_network_that_ships_as_onnxruntime_does(
+    engine: str, most: float, tmp_path: Path
+) -> None:
+    file = trained_matting()
+    assert file is not None
+    differences = write_own_matting(file, engine_kind(engine), tmp_path)
+    assert [one.output for one in differences] == ["maps"]
+    assert 0 < differences[0].absolute < most
+    network, exact = load_matting(tmp_path), open_matting(file, "backdrop")
+    assert network is not None and network.spec.keyed and not (tmp_path / "backdrop.onnx").exists()
+    keyed = key_uniform_background(pale_product())
+    assert keyed is not None
+    told, expected = (
+        one.maps(network_input(pale_product(), one.spec), keyed) for one in (network, exact)
+    )
+    assert np.abs(told - expected).max() < most < expected.max()
 
 
 def pale_product() -> Pixels:

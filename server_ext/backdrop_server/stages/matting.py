@@ -48,7 +48,7 @@ them, the network says it of less."""
 FOUND_NOTHING = 0.1
 """A map whose values differ by less holds no subject; stretching it would draw noise."""
 OWN_MATTING = "backdrop"
-"""Our own network's kind, and the stem of its file beside `preprocess`."""
+"""Our own network's kind, and the stem of its files beside `preprocess`."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,28 +32,30 @@ class EngineTime:
 
 
 _NOBODY_ASKS = EngineTime()
+_STEMS = "matting", OWN_MATTING
+"""Of the files, in the order in which they are looked for."""
 
 
 def load_matting(folder: Path, engine_time: EngineTime = _NOBODY_ASKS) -> MattingNetwork | None:
-    """The network that ``matting_network.json`` in ``folder`` names; without that file our own.
+    """The network that ``matting_network.json`` in ``folder`` names, else ``backdrop_network.json``.
 
-    None where there is neither. ``engine_time`` adds up what its runs take.
+    The first is a user's, the second is our own; None where there is neither. ``engine_time`` adds up
+    what its runs take.
 
     Raises EngineError for a file that is damaged, or of a kind that is not known.
     """
-    declared = folder / "matting_network.json"
-    if not declared.is_file():
-        own = folder / OWN_MATTING
-        is_there = own.with_suffix(".onnx").is_file()
-        return _opened(OWN_MATTING, "onnxruntime", own, engine_time) if is_there else None
-    values = json.loads(declared.read_text())
-    if values["kind"] not in MATTING_SPECS:
+    for stem in _STEMS:
+        declared = folder / f"{stem}_network.json"
+        if declared.is_file():
+            return _opened(json.loads(declared.read_text()), folder / stem, engine_time)
+    return None
+
+
+def _opened(declared: dict[str, str], path: Path, engine_time: EngineTime) -> MattingNetwork:
+    kind = declared["kind"]
+    if kind not in MATTING_SPECS:
         known = ", ".join(MATTING_SPECS)
-        raise EngineError(f"matting network {values['kind']!r} is not known; allowed: {known}")
-    return _opened(values["kind"], values["engine"], folder / "matting", engine_time)
-
-
-def _opened(kind: str, engine: str, path: Path, engine_time: EngineTime) -> MattingNetwork:
-    loaded = load_engine(engine, path, Precision.FP32)
+        raise EngineError(f"matting network {kind!r} is not known; allowed: {known}")
+    loaded = load_engine(declared["engine"], path, Precision(declared["precision"]))
     run = engine_time.of(loaded.run)
     return MattingNetwork(kind, run, loaded.input_names[0], loaded.output_names[0], loaded.device)
