@@ -11,9 +11,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import httpx
 
+from backdrop_server.child_processes import spawn
 from backdrop_server.gateway.server import make_first_key
 from backdrop_server.settings import load_settings
 
@@ -52,8 +54,8 @@ def gateway(triton_url: str, **settings: str) -> Iterator[RunningGateway]:
 def process(
     command: Sequence[str], environment: Mapping[str, str], port: int, path: str
 ) -> Iterator[None]:
-    """A Python process that is up when it answers GET ``path``; ended with the block."""
-    started = subprocess.Popen(
+    """A Python process that is up when it answers GET ``path``; ended with the block, or with us."""
+    started = spawn(
         [sys.executable, *command], env=os.environ | environment, stderr=subprocess.DEVNULL
     )
     try:
@@ -71,7 +73,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait(started: subprocess.Popen[bytes], url: str) -> None:
+def _wait(started: subprocess.Popen[Any], url: str) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and started.poll() is None:
         with contextlib.suppress(httpx.TransportError):
