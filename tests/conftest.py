@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+
+# As the server has it, before numpy is loaded: a thread of OpenBLAS's own has been waited for in vain.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 import tritonclient.grpc as grpcclient

@@ -1,4 +1,4 @@
-"""Puts a matting network beside `preprocess` of a built repository, checked and with its licence."""
+"""Puts a matting network beside `preprocess`, checked and with its licence: ours, or a user's."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from backdrop_server.stages.matting import (
     OWN_MATTING,
     MattingNetwork,
     MattingSpec,
+    declaration_of,
     network_input,
 )
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # it loads torch
     from backdrop_export.verification import Difference
 
 _ONNXRUNTIME = EngineKind("onnxruntime", Precision.FP32)
+_BF16 = EngineKind("openvino", Precision.BF16)
 
 
 def install_matting(source: str, kind: str, repository: Path, report: Report) -> Path:
@@ -57,51 +59,52 @@ def install_matting(source: str, kind: str, repository: Path, report: Report) ->
 def write_own_matting(file: Path, kind: EngineKind, folder: Path) -> list[Difference]:
     """Put our own network, the ONNX ``file``, into ``folder`` as the server is to run it.
 
-    By OpenVINO in the precision of ``kind``, if that is OpenVINO, else by onnxruntime. Returns how far
-    the first's answers are from the second's; raises EngineError where that is over the tolerance.
+    Where the repository's ``kind`` is OpenVINO in BF16, in that: it takes half the time. Else by
+    onnxruntime in FP32. Returns how far the first's answers are from the second's; raises EngineError
+    where that is over the tolerance.
     """
     target = folder / OWN_MATTING
-    differences: list[Difference] = []
-    if kind.backend == "openvino":
-        from backdrop_export.openvino_graphs import write_ir
-
-        write_ir(file, target)
-        differences = _compared(file, target, kind)
-    else:
-        kind = _ONNXRUNTIME
+    source = MATTING_SPECS[OWN_MATTING].source
+    if kind != _BF16:
         shutil.copyfile(file, target.with_suffix(".onnx"))
-    _declare(target, OWN_MATTING, kind, MATTING_SPECS[OWN_MATTING].source)
-    return differences
+        _declare(target, OWN_MATTING, _ONNXRUNTIME, source)
+        return []
+    from backdrop_export.openvino_graphs import write_ir
+
+    write_ir(file, target)
+    _declare(target, OWN_MATTING, kind, source)
+    return _differences(file, target, kind)
 
 
-def _declare(target: Path, kind: str, engine: EngineKind, source: str) -> None:
-    """What the server reads of the network in ``target``, and its licence."""
+def _declare(target: Path, network: str, engine: EngineKind, source: str) -> None:
+    """Write what the server reads of the network in ``target``, and its licence."""
     declared = {
-        "kind": kind,
+        "kind": network,
         "engine": engine.backend,
         "precision": engine.precision.value,
-        "licence": MATTING_SPECS[kind].licence,
+        "licence": MATTING_SPECS[network].licence,
         "source": source,
     }
-    file = target.with_name(f"{target.stem}_network.json")
-    file.write_text(json.dumps(declared, indent=2) + "\n")
+    declaration_of(target).write_text(json.dumps(declared, indent=2) + "\n")
 
 
-def _compared(file: Path, target: Path, kind: EngineKind) -> list[Difference]:
-    """The answers for a box before a plain ground, darker and darker."""
+def _differences(file: Path, target: Path, kind: EngineKind) -> list[Difference]:
+    """How far ``target`` is from onnxruntime's ``file``, of a box before a plain ground.
+
+    The box's contrast rises from next to none. Raises EngineError over the tolerance.
+    """
     from backdrop_export.verification import check, difference_of
 
-    spec = MATTING_SPECS[OWN_MATTING]
-    picture = np.full((spec.side, spec.side, 3), 235, np.uint8)
-    box = picture[spec.side // 4 : -spec.side // 4, spec.side // 4 : -spec.side // 4]
+    side = MATTING_SPECS[OWN_MATTING].side
+    picture = np.full((side, side, 3), 235, np.uint8)
+    box = picture[side // 4 : -side // 4, side // 4 : -side // 4]
     box[:] = np.linspace(230, 20, box.shape[1])[:, None]
     inputs = {"evidence": evidence(picture, key_uniform_background(picture))[None]}
     expected, found = (
         load_network(one, path)(inputs) for one, path in ((_ONNXRUNTIME, file), (kind, target))
     )
-    size = f"{spec.side}x{spec.side}"
     differences = [
-        difference_of(OWN_MATTING, kind.name, size, name, found[name], array)
+        difference_of(OWN_MATTING, kind.name, f"{side}x{side}", name, found[name], array)
         for name, array in expected.items()
     ]
     check(differences, kind)
@@ -109,7 +112,7 @@ def _compared(file: Path, target: Path, kind: EngineKind) -> list[Difference]:
 
 
 def open_matting(file: Path, kind: str) -> MattingNetwork:
-    """The network in the ONNX file ``file``, as the server runs one that a user installs."""
+    """The network in the ONNX file ``file``, by onnxruntime as the server runs all but ours in BF16."""
     engine = load_engine("onnxruntime", file.with_suffix(""), Precision.FP32)
     return MattingNetwork(kind, engine.run, engine.input_names[0], engine.output_names[0])
 

@@ -43,7 +43,7 @@ class Report:
                 worst[place] = row
         if not worst:
             return
-        table = Table(title="Largest difference from torch")
+        table = Table(title="Largest difference from the original")
         for column in ("graph", "engine", "output"):
             table.add_column(column, overflow="fold")
         table.add_column("absolute", justify="right")

@@ -24,10 +24,10 @@ from backdrop_server.stages.edge_encoder import EdgeEncoder
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """How far one output is from torch's at one size.
+    """How far one output is from the original's at one size: torch's, of the matting network FP32's.
 
     ``absolute`` is the largest difference (in levels for 8-bit outputs), ``relative`` the same as a
-    share of the largest value in torch's output.
+    share of the largest value in the original's output.
     """
 
     graph: str
@@ -92,7 +92,7 @@ def difference_of(
     if found.shape != expected.shape or found.dtype != expected.dtype:
         raise EngineError(
             f"{graph} ({engine}) gives {output} as {found.dtype} {found.shape} at {size}, "
-            f"torch gives {expected.dtype} {expected.shape}"
+            f"the original gives {expected.dtype} {expected.shape}"
         )
     exact = expected.astype(np.float64)
     absolute = float(np.abs(found.astype(np.float64) - exact).max())
@@ -106,7 +106,7 @@ def check(differences: Sequence[Difference], kind: EngineKind) -> None:
     for difference in differences:
         if not difference.within(kind):
             raise EngineError(
-                f"{difference.graph} ({kind.name}) differs from torch at {difference.size}: "
+                f"{difference.graph} ({kind.name}) differs from the original at {difference.size}: "
                 f"{difference.output} by {difference.absolute:.3g} absolute, "
                 f"{difference.relative:.3g} relative; allowed: "
                 f"{kind.relative_tolerance:g} relative, {kind.level_tolerance} levels of 8-bit"

@@ -62,6 +62,9 @@ def test_an_installed_network_makes_the_mattes(tmp_path: Path, repository: Path,
     assert declared["licence"] == MATTING_SPECS[kind].licence
     network = load_matting(target.parent)
     assert network is not None
+    assert declared.pop("precision") == "fp32"
+    target.with_name("matting_network.json").write_text(json.dumps(declared))
+    assert load_matting(target.parent) is not None  # as such files were once written
     rgb = np.full((500, 700, 3), 250, np.uint8)
     rgb[150:350, 200:500] = 10
     matte = find_matte(Picture(rgb), None, network)
@@ -135,8 +138,10 @@ def test_wrong_names_are_told(tmp_path: Path, repository: Path) -> None:
     with pytest.raises(SetupError, match="is no u2net network"):
         install_matting(str(tmp_path / "text.onnx"), "u2net", repository, QUIET)
     folder = repository / "preprocess" / "1"
-    (folder / "matting_network.json").write_text(
-        '{"kind": "other", "engine": "onnxruntime", "precision": "fp32"}'
-    )
+    (folder / "matting_network.json").write_text('{"kind": "other", "engine": "onnxruntime"}')
     with pytest.raises(EngineError, match="'other' is not known"):
+        load_matting(folder)
+    declared = {"kind": "u2net", "engine": "onnxruntime", "precision": "fp1"}
+    (folder / "matting_network.json").write_text(json.dumps(declared))
+    with pytest.raises(EngineError, match="'fp1' is not known; allowed: fp32"):
         load_matting(folder)

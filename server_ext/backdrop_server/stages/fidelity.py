@@ -71,7 +71,7 @@ def fidelity(product: Product, picture: Pixels) -> Fidelity:
     """Compare ``picture`` uint8 [H, W, 3] with the photo in the product's core and around it."""
     count, worst, mean = 0, 0.0, 0.0
     if cv2.norm(product.photo, picture, cv2.NORM_INF, product.core):
-        changed = (product.photo != picture).any(axis=2) & (product.core > 0)
+        changed = _differs(product.photo, picture) & (product.core > 0)
         count = int(np.count_nonzero(changed))
         difference = delta_e(product.photo[changed][None], picture[changed][None])
         worst = float(difference.max())
@@ -133,6 +133,13 @@ def _window(inside: Region, reach: float) -> tuple[slice, slice]:
     top, left = (max(0, int(found[0]) - margin) for found in (rows, columns))
     bottom, right = (int(found[-1]) + margin + 1 for found in (rows, columns))
     return slice(top, bottom), slice(left, right)
+
+
+def _differs(first: Pixels, second: Pixels) -> Region:
+    """Where any channel differs; ``any`` over the last axis takes five times as long."""
+    bits = cv2.bitwise_xor(first, second)
+    differs: Region = (bits[..., 0] | bits[..., 1] | bits[..., 2]) != 0
+    return differs
 
 
 def _joined(region: Region, seed: Region) -> Region:

@@ -71,7 +71,7 @@ def soft_part(alpha: Pixels) -> npt.NDArray[np.bool_]:
 
 def _estimate(photo: Pixels, alpha: Pixels, band: Places, far: int) -> Pixels:
     """The foreground colours of the band's pixels, uint8 [N, 3]."""
-    light, share = light_of(photo), alpha.astype(np.float32) / 255
+    light, share = np.ascontiguousarray(light_of(photo)), alpha.astype(np.float32) / 255
     mixed, part = taken(light, band), taken(share, band)[:, None]
     pure, pure_back = cv2.pow(share, PURITY), cv2.pow(1 - share, PURITY)
     far_front, far_back = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -150,6 +151,11 @@ class MattingNetwork:
         """Ask once of an empty picture, so that no request waits for the memory of the first run."""
         side = self.spec.side
         self._maps(network_input(np.zeros((side, side, 3), np.uint8), self.spec))
+
+
+def declaration_of(path: Path) -> Path:
+    """The file that tells what the network in ``path`` is: its kind, engine and precision."""
+    return path.with_name(f"{path.stem}_network.json")
 
 
 def is_believable(maps: Floats, keyed: Pixels, is_sure: Callable[[], bool]) -> bool:

@@ -10,7 +10,14 @@ from pathlib import Path
 from backdrop_server.engines.engine import Precision
 from backdrop_server.engines.loading import load_engine
 from backdrop_server.errors import EngineError
-from backdrop_server.stages.matting import MATTING_SPECS, OWN_MATTING, Arrays, MattingNetwork, Run
+from backdrop_server.stages.matting import (
+    MATTING_SPECS,
+    OWN_MATTING,
+    Arrays,
+    MattingNetwork,
+    Run,
+    declaration_of,
+)
 
 
 @dataclasses.dataclass
@@ -42,20 +49,28 @@ def load_matting(folder: Path, engine_time: EngineTime = _NOBODY_ASKS) -> Mattin
     The first is a user's, the second is our own; None where there is neither. ``engine_time`` adds up
     what its runs take.
 
-    Raises EngineError for a file that is damaged, or of a kind that is not known.
+    Raises EngineError for a file that is damaged, of a kind that is not known, or not declared.
     """
-    for stem in _STEMS:
-        declared = folder / f"{stem}_network.json"
-        if declared.is_file():
-            return _opened(json.loads(declared.read_text()), folder / stem, engine_time)
+    for path in (folder / stem for stem in _STEMS):
+        if declaration_of(path).is_file():
+            return _opened(json.loads(declaration_of(path).read_text()), path, engine_time)
+        if path.with_suffix(".onnx").is_file():
+            wanted = declaration_of(path).name
+            raise EngineError(
+                f"{path.name}.onnx lacks {wanted}: the repository is to be built again"
+            )
     return None
 
 
 def _opened(declared: dict[str, str], path: Path, engine_time: EngineTime) -> MattingNetwork:
-    kind = declared["kind"]
-    if kind not in MATTING_SPECS:
-        known = ", ".join(MATTING_SPECS)
-        raise EngineError(f"matting network {kind!r} is not known; allowed: {known}")
-    loaded = load_engine(declared["engine"], path, Precision(declared["precision"]))
+    kind, precision = declared["kind"], declared.get("precision", Precision.FP32)
+    for name, value, allowed in (
+        ("network", kind, tuple(MATTING_SPECS)),
+        ("precision", precision, tuple(one.value for one in Precision)),
+    ):
+        if value not in allowed:
+            known = ", ".join(allowed)
+            raise EngineError(f"matting {name} {value!r} is not known; allowed: {known}")
+    loaded = load_engine(declared["engine"], path, Precision(precision))
     run = engine_time.of(loaded.run)
     return MattingNetwork(kind, run, loaded.input_names[0], loaded.output_names[0], loaded.device)
