@@ -63,7 +63,7 @@ def load_matting(folder: Path, engine_time: EngineTime = _NOBODY_ASKS) -> Mattin
 
 
 def _opened(declared: dict[str, str], path: Path, engine_time: EngineTime) -> MattingNetwork:
-    kind, precision = declared["kind"], declared.get("precision", Precision.FP32)
+    kind, precision = declared["kind"], declared.get("precision", Precision.FP32.value)
     for name, value, allowed in (
         ("network", kind, tuple(MATTING_SPECS)),
         ("precision", precision, tuple(one.value for one in Precision)),
