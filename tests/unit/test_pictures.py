@@ -243,6 +243,14 @@ def test_encode(output_format: str, array: Pixels) -> None:
     assert np.abs(rgb - expected).mean() <= limit
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 3), (7, 9, 3), (64, 65, 3), (31, 7)])
+def test_jpeg_is_the_file_that_pillow_writes(shape: tuple[int, ...]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "jpeg", quality=95, subsampling=0)
+    assert encode(pixels, "jpeg") == file.getvalue()
+
+
 def test_jpeg_keeps_colour_at_full_size() -> None:
     with Image.open(io.BytesIO(encode(SMOOTH, "jpeg"))) as file:
         assert isinstance(file, JpegImageFile)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from backdrop_server.stages.means import mean_near, means_at
 from backdrop_server.stages.regions import (
+    FEW,
+    around,
     connected_to_border,
     large_parts,
+    named,
     parts_of,
     places,
     put,
@@ -48,3 +52,30 @@ def test_parts_by_their_area_and_their_way_to_the_border() -> None:
     np.testing.assert_array_equal(connected_to_border(region), touching)
     assert not connected_to_border(np.zeros((40, 60), bool)).any()
     assert connected_to_border(np.ones((40, 60), bool)).all()
+
+
+@pytest.mark.parametrize("parts", [0, 1, FEW - 1, FEW, 3 * FEW])
+def test_few_parts_and_many_are_counted_and_chosen_alike(parts: int) -> None:
+    region = np.zeros((8, 4 * 3 * FEW), bool)
+    for number in range(parts):
+        region[1 : 2 + number % 5, 4 * number : 4 * number + 2] = True
+    labels, areas = parts_of(region)
+    assert areas.tolist() == [0, *(2 * (1 + number % 5) for number in range(parts))]
+    for chosen in (areas > 4, areas > 100, areas >= 0):
+        np.testing.assert_array_equal(named(labels, chosen), chosen[labels])
+
+
+def test_around_is_a_region_and_its_margin_within_the_picture() -> None:
+    region = np.zeros((40, 60), bool)
+    region[1, 30] = region[12, 50] = True
+    assert [(s.start, s.stop) for s in around(region, 3)] == [(0, 16), (27, 54)]
+
+
+def test_means_at_places_are_the_picture_of_means_there() -> None:
+    draw = np.random.default_rng(2)
+    image, weight = draw.random((40, 60, 3), np.float32), REGION.astype(np.float32)
+    weight[:, :20] = 0
+    at = places(draw.random((40, 60)) > 0.7)
+    expected = taken(mean_near(image, weight, 5), at)
+    np.testing.assert_array_equal(means_at(image, weight, 5, at), expected)
+    assert (expected == 0).any() and (expected > 0).any()

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from backdrop_server.stages.composite import light_of
-from backdrop_server.stages.means import in_colour, mean_near
-from backdrop_server.stages.regions import Places, parts_of, places, put, taken
+from backdrop_server.stages.means import in_colour, means_at
+from backdrop_server.stages.regions import (
+    Part,
+    Places,
+    around,
+    named,
+    parts_of,
+    places,
+    put,
+    taken,
+)
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -45,19 +56,20 @@ def ground_in_holes(level: Region, outside: Region) -> Region:
     names = np.flatnonzero(large)
     if not names.size:
         return np.zeros_like(outside)
-    at = places(large.take(labels))
+    at = places(named(labels, large))
     of = taken(labels, at)
     widths = 2 * _extreme(np.maximum, taken(_away((labels == 0) | outside), at), of, len(areas))
     kept = np.zeros(len(areas), bool)
     for _ in range(HOLE_ROUNDS):
-        walls = _extreme(np.minimum, taken(_away(outside | kept.take(labels)), at), of, len(areas))
+        walls = _extreme(
+            np.minimum, taken(_away(outside | named(labels, kept)), at), of, len(areas)
+        )
         thin = kept.copy()
         thin[names] |= walls[names] <= HOLE_WALL * widths[names]
         if (thin == kept).all():
             break
         kept = thin
-    holes: Region = kept.take(labels)
-    return holes
+    return named(labels, kept)
 
 
 def _extreme(
@@ -76,11 +88,12 @@ def _away(region: Region) -> Floats:
     return away
 
 
-def soft_edge(rgb: Pixels, ground: Floats, subject: Region) -> Pixels:
+def soft_edge(rgb: Pixels, ground: Callable[[Part], Floats], subject: Region) -> Pixels:
     """Alpha uint8 [H, W] that is soft only along the edge of ``subject`` [H, W].
 
-    ``ground``: the background's light [H, W, 3]. An edge pixel is a mixture in light, so its share of
-    subject is how far it lies on the way from the ground's colour to that of its unmixed neighbours.
+    ``ground`` gives the background's light in a part of the picture, [h, w, 3]. An edge pixel is a
+    mixture in light, so its share of subject is how far it lies on the way from the ground's colour to
+    that of its unmixed neighbours.
     """
     solid = subject.view(np.uint8)
     side = 2 * EDGE_DEPTH + 1
@@ -90,20 +103,10 @@ def soft_edge(rgb: Pixels, ground: Floats, subject: Region) -> Pixels:
     if band.any():
         part = around(band, 2 * EDGE_REACH)
         contrast = light_of(rgb[part])
-        contrast -= ground[part]
+        contrast -= ground(part)
         share = _share(contrast, inner[part], places(band[part])) - CLEAR
         put(alpha, places(band), np.rint(255 * np.clip(share / (OPAQUE - CLEAR), 0, 1)))
     return alpha
-
-
-def around(band: Region, margin: int) -> tuple[slice, slice]:
-    """The part of the picture that holds ``band``, which is not empty, and a margin."""
-    return _span(band.any(axis=1), margin), _span(band.any(axis=0), margin)
-
-
-def _span(line: Region, margin: int) -> slice:
-    found = np.flatnonzero(line)
-    return slice(max(0, int(found[0]) - margin), int(found[-1]) + margin + 1)
 
 
 def _share(contrast: Floats, inner: Pixels, band: Places) -> Floats:
@@ -144,7 +147,7 @@ def sureness(rgb: Pixels, alpha: Pixels) -> float:
     at = places(outline[part])
     lab = cv2.cvtColor(small[part].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     inside, outside = (
-        taken(mean_near(lab, region[part].astype(np.float32), 2 * SURE_REACH + 1), at)
+        means_at(lab, region[part].astype(np.float32), 2 * SURE_REACH + 1, at)
         for region in (inner, 1 - wide)
     )
     contrast = np.sqrt(((inside - outside) ** 2).sum(axis=1))

@@ -7,9 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from backdrop_server.stages.composite import light_of, srgb_of
-from backdrop_server.stages.edges import around
 from backdrop_server.stages.means import in_colour, mean_near
-from backdrop_server.stages.regions import Places, places, put, taken
+from backdrop_server.stages.regions import Places, around, places, put, taken
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from backdrop_server.stages.composite import light_of
-from backdrop_server.stages.edges import around, ground_in_holes, soft_edge
+from backdrop_server.stages.edges import ground_in_holes, soft_edge
 from backdrop_server.stages.pictures import resize
-from backdrop_server.stages.regions import border, connected_to_border, large_parts
+from backdrop_server.stages.regions import around, border, connected_to_border, large_parts
 from backdrop_server.stages.upsampling import along_edges
 
 Pixels = npt.NDArray[np.uint8]
@@ -107,7 +107,7 @@ def softened(rgb: Pixels, subject: Region) -> Pixels:
     weight = cv2.blur(away, (window, window))
     ground = cv2.blur(light * away[..., None], (window, window))
     ground /= np.maximum(weight, LEAST)[..., None]
-    soft = soft_edge(rgb[part], ground, subject)
+    soft = soft_edge(rgb[part], lambda near: ground[near], subject)
     alpha[part] = np.where(weight > LEAST, soft, subject * np.uint8(255))
     return alpha
 

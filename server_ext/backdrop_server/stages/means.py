@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from backdrop_server.stages.regions import Places, taken
+
 Floats = npt.NDArray[np.float32]
 
 LEAST = 1e-4
@@ -19,6 +21,15 @@ def mean_near(image: Floats, weight: Floats, side: int, least: float = LEAST) ->
     sums = cv2.blur(cv2.multiply(image, in_colour(weight)), window)
     mean: Floats = cv2.divide(sums, in_colour(total))
     return mean
+
+
+def means_at(image: Floats, weight: Floats, side: int, at: Places) -> Floats:
+    """`mean_near` of the pixels at the places ``at`` [N] alone: [N, 3]."""
+    window = (side, side)
+    total = np.maximum(taken(cv2.blur(weight, window), at), np.float32(LEAST))
+    sums = taken(cv2.blur(cv2.multiply(image, in_colour(weight)), window), at)
+    means: Floats = sums / total[:, None]
+    return means
 
 
 def in_colour(weight: Floats) -> Floats:

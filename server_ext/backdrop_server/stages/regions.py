@@ -11,9 +11,12 @@ import numpy.typing as npt
 Region = npt.NDArray[np.bool_]
 Array = npt.NDArray[Any]
 Places = npt.NDArray[np.intp]
+Part = tuple[slice, slice]
 
 SMALLEST_PART = 0.02
 """Parts under this share of the largest part are specks, not products."""
+FEW = 8
+"""So many labels are compared one by one: a table, which numpy looks up by wide integers, is slower."""
 
 
 def places(region: Region) -> Places:
@@ -39,6 +42,16 @@ def put(image: Array, at: Places, values: Array) -> None:
     pixels[at] = values
 
 
+def around(region: Region, margin: int) -> Part:
+    """The part of the picture that holds ``region``, which is not empty, and a margin."""
+    return _span(region.any(axis=1), margin), _span(region.any(axis=0), margin)
+
+
+def _span(line: Region, margin: int) -> slice:
+    found = np.flatnonzero(line)
+    return slice(max(0, int(found[0]) - margin), int(found[-1]) + margin + 1)
+
+
 def border(height: int, width: int, depth: int) -> Region:
     """The outermost ``depth`` pixels of a picture."""
     frame = np.ones((height, width), bool)
@@ -56,34 +69,45 @@ def connected_to_border(region: Region) -> Region:
 
 def parts_of(region: Region) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.intp]]:
     """The connected parts' labels [H, W], 0 beside the region, and the area of each, 0 of label 0."""
-    _, labels = cv2.connectedComponents(region.view(np.uint8))
-    areas = np.bincount(labels.ravel())
+    count, labels = cv2.connectedComponents(region.view(np.uint8))
+    if count <= FEW:
+        areas = np.array([np.count_nonzero(labels == name) for name in range(count)], np.intp)
+    else:
+        areas = np.bincount(labels.ravel())
     areas[0] = 0
     return labels, areas
+
+
+def named(labels: npt.NDArray[np.int32], chosen: Region) -> Region:
+    """The pixels [H, W] whose label in ``labels`` [H, W] is one of those that ``chosen`` [N] holds."""
+    names = np.flatnonzero(chosen)
+    if len(names) > FEW:
+        return chosen.take(labels)
+    found = np.zeros(labels.shape, bool)
+    for name in names:
+        found |= labels == name
+    return found
 
 
 def large_parts(region: Region) -> Region:
     """The connected parts that are not specks beside the largest."""
     labels, areas = parts_of(region)
-    large: Region = (areas > SMALLEST_PART * areas.max()).take(labels)
-    return large
+    return named(labels, areas > SMALLEST_PART * areas.max())
 
 
 def without_specks(region: Region, area: float) -> Region:
     """The connected parts of more than ``area`` pixels."""
     labels, areas = parts_of(region)
-    rest: Region = (areas > area).take(labels)
-    return rest
+    return named(labels, areas > area)
 
 
 def touched_at_border(region: Region, outside: Region) -> Region:
     """The connected parts of ``region`` that meet ``outside`` at the border of the picture."""
-    _, labels = cv2.connectedComponents(region.view(np.uint8), connectivity=4)
-    touched = np.zeros(labels.max() + 1, bool)
+    count, labels = cv2.connectedComponents(region.view(np.uint8), connectivity=4)
+    touched = np.zeros(count, bool)
     touched[taken(labels, places(outside & border(region.shape[0], region.shape[1], 1)))] = True
     touched[0] = False
-    parts: Region = touched.take(labels)
-    return parts
+    return named(labels, touched)
 
 
 def widened(region: Region, radius: float) -> Region:
