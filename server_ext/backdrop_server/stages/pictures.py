@@ -216,7 +216,7 @@ def _decode_pixels(file: PictureFile) -> tuple[Pixels, Pixels | None]:
         if "transparency" in picture.info or picture.mode in {"LA", "PA", "RGBA"}:
             rgba = np.array(picture.convert("RGBA"))
             return np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3])
-        rgb = np.array(picture.convert("RGB"))
+        rgb = np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
     return rgb, _keyed(rgb, file.transparent)
 
 
