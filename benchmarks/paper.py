@@ -30,7 +30,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from backdrop_server.contract import PREPROCESS_INSTANCES, ReplaceOptions
+from backdrop_server.contract import PREPROCESS_INSTANCES, PREPROCESS_THREADS, ReplaceOptions
 from backdrop_server.stages import canny, denoise, pictures, subject
 from backdrop_server.stages.composite import paste_back
 from backdrop_server.stages.fidelity import fidelity, product_of
@@ -61,9 +61,10 @@ OF_TRITON = (
 )
 UNHIDDEN = "denoise, beside its engine (sampler, tensors)"
 """What the loop does beside its engine where nothing of it is hidden, on a CPU."""
-THREADS = max(1, len(os.sched_getaffinity(0)) // PREPROCESS_INSTANCES)
+_CORES = len(os.sched_getaffinity(0))
+THREADS = max(1, _CORES // PREPROCESS_INSTANCES)
 """Of one instance of `preprocess`, for OpenCV."""
-_BESIDE = ThreadPoolExecutor(3)
+_BESIDE = ThreadPoolExecutor(min(PREPROCESS_THREADS, _CORES))
 
 
 def main() -> None:

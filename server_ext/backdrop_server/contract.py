@@ -100,6 +100,8 @@ PIXELS = Tensor("pixels", "UINT8", (-1, -1, -1, 3))  # S, H, W
 MAX_IN_FLIGHT = 16
 """Requests that may share one call of ``denoise``; later ones wait in Triton's queue."""
 PREPROCESS_INSTANCES = 2
+PREPROCESS_THREADS = 3
+"""That make pictures ready beside the matte, on a machine that has as many cores."""
 CUTOUT_INSTANCES = 2
 
 PREPROCESS = Model(

@@ -68,8 +68,10 @@ class PreprocessModel:
         self._network = self._engine_thread.submit(self._load_network, folder).result()
         behind_the_engines()
         # Each instance is a process, and those that are at work have the cores between them.
-        cv2.setNumThreads(max(1, len(os.sched_getaffinity(0)) // contract.PREPROCESS_INSTANCES))
-        self._beside = ThreadPoolExecutor(3)
+        cores = len(os.sched_getaffinity(0))
+        cv2.setNumThreads(max(1, cores // contract.PREPROCESS_INSTANCES))
+        # More threads than cores would take turns with the one that keys, and all wait for that.
+        self._beside = ThreadPoolExecutor(min(contract.PREPROCESS_THREADS, cores))
         self._how = (self._network, self._beside)
 
     def _load_network(self, folder: Path) -> MattingNetwork | None:
