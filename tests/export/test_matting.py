@@ -145,3 +145,11 @@ def test_wrong_names_are_told(tmp_path: Path, repository: Path) -> None:
     (folder / "matting_network.json").write_text(json.dumps(declared))
     with pytest.raises(EngineError, match="'fp1' is not known; allowed: fp32"):
         load_matting(folder)
+    for text, told in (
+        ("{", "is no JSON"),
+        ('{"engine": "onnxruntime"}', "lacks 'kind'"),
+        ("[]", "lacks"),
+    ):
+        (folder / "matting_network.json").write_text(text)
+        with pytest.raises(EngineError, match=rf"matting_network.json {told}"):
+            load_matting(folder)

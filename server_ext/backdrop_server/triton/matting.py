@@ -53,13 +53,24 @@ def load_matting(folder: Path, engine_time: EngineTime = _NOBODY_ASKS) -> Mattin
     """
     for path in (folder / stem for stem in _STEMS):
         if declaration_of(path).is_file():
-            return _opened(json.loads(declaration_of(path).read_text()), path, engine_time)
+            return _opened(_declared(declaration_of(path)), path, engine_time)
         if path.with_suffix(".onnx").is_file():
             wanted = declaration_of(path).name
             raise EngineError(
                 f"{path.name}.onnx lacks {wanted}: the repository is to be built again"
             )
     return None
+
+
+def _declared(path: Path) -> dict[str, str]:
+    try:
+        declared = json.loads(path.read_text())
+    except ValueError as error:
+        raise EngineError(f"{path.name} is no JSON: {error}") from error
+    for name in ("kind", "engine"):
+        if not isinstance(declared, dict) or not isinstance(declared.get(name), str):
+            raise EngineError(f"{path.name} lacks {name!r}, a string")
+    return declared
 
 
 def _opened(declared: dict[str, str], path: Path, engine_time: EngineTime) -> MattingNetwork:
