@@ -64,7 +64,7 @@ def load_matting(folder: Path, engine_time: EngineTime = _NOBODY_ASKS) -> Mattin
 
 def _declared(path: Path) -> dict[str, str]:
     try:
-        declared = json.loads(path.read_text())
+        declared: dict[str, str] = json.loads(path.read_text())
     except ValueError as error:
         raise EngineError(f"{path.name} is no JSON: {error}") from error
     for name in ("kind", "engine"):
