@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU, in fp32 or bf16 (AMX and AVX-512 machines have it in hardware)."""
+"""OpenVINO on the CPU, in fp32 or bf16 (in hardware with AMX or AVX-512 BF16)."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from backdrop_server.stages.edges import ground_in_holes, soft_edge
+from backdrop_server.stages.edges import EDGE_REACH, ground_in_holes, soft_edge
 from backdrop_server.stages.regions import (
     Part,
     Places,
@@ -18,7 +18,6 @@ from backdrop_server.stages.regions import (
     large_parts,
     places,
     taken,
-    widened,
 )
 from backdrop_server.stages.shading import follow_shading, reach_of, shaded_ground, squares
 
@@ -34,8 +33,9 @@ KEY_FLOOR = 3.0
 """Lab distance that is never taken for subject: JPEG noise on a white ground stays under it."""
 SPILL = ((9, 0.12), (17, 0.04))
 """Beside an edge, windows in pixels, and the shares of its contrast that JPEG spills and rings by."""
-SPILL_REACH = 9
-"""Pixels from which JPEG may spill, and no fewer than the pixels that a smoothed distance sees."""
+SEEN = max(max(side for side, _ in SPILL) // 2, 2 * EDGE_REACH + 1)
+"""Pixels around what is no ground from which colours count: those that spill, and those that
+`soft_edge` looks at, a pixel farther out than the subject."""
 
 
 def key_uniform_background(rgb: Pixels) -> Pixels | None:
@@ -52,11 +52,10 @@ def key_uniform_background(rgb: Pixels) -> Pixels | None:
     whole, reach = slice(None), reach_of(*outside.shape)
     part: Part = (whole, whole)
     if (shaded & ~outside).any():
-        part = around(~outside, SPILL_REACH + 2 * reach)
-        lab, surface, outside, shaded = lab[part], surface[part], outside[part], shaded[part]
-        surface = follow_shading(lab, surface, outside | shaded, reach)
-        distance, level = _key(lab, surface, floor)
-        outside |= shaded | (level & widened(shaded, reach))
+        part = around(~outside, SEEN + reach)  # beyond it all is outside, up to the border
+        lab, outside = lab[part], outside[part] | shaded[part]
+        surface = follow_shading(lab, surface[part], outside, reach)
+        distance = np.sqrt(squares(lab - surface))
     alpha[part] = _cut_out(rgb[part], surface, distance, outside, floor)
     return alpha
 
@@ -68,7 +67,7 @@ def _cut_out(
     alpha = np.zeros(outside.shape, np.uint8)
     if outside.all():
         return alpha
-    part = around(~outside, SPILL_REACH)
+    part = around(~outside, SEEN)
     outside, surface = outside[part].copy(), surface[part]
     level = _level(distance[part], floor)
     outside |= connected_to_border(outside | level)

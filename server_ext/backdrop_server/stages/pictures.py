@@ -132,7 +132,10 @@ def encode(rgb: Pixels, output_format: str) -> bytes:
 def _jpeg(rgb: Pixels) -> bytes:
     # The same bytes as Pillow's, which lets no other thread run meanwhile.
     pixels = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR) if rgb.ndim == 3 else rgb
-    return cv2.imencode(".jpg", pixels, _JPEG_OPTIONS)[1].tobytes()
+    done, file = cv2.imencode(".jpg", pixels, _JPEG_OPTIONS)
+    if not done:
+        raise ValueError(f"no JPEG file can hold {rgb.shape[1]}x{rgb.shape[0]} px")
+    return file.tobytes()
 
 
 def resize(array: Pixels, width: int, height: int) -> Pixels:

@@ -71,10 +71,10 @@ def parts_of(region: Region) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.intp
     """The connected parts' labels [H, W], 0 beside the region, and the area of each, 0 of label 0."""
     count, labels = cv2.connectedComponents(region.view(np.uint8))
     if count <= FEW:
-        areas = np.array([np.count_nonzero(labels == name) for name in range(count)], np.intp)
+        areas = np.array([0, *(np.count_nonzero(labels == n) for n in range(1, count))], np.intp)
     else:
         areas = np.bincount(labels.ravel())
-    areas[0] = 0
+        areas[0] = 0
     return labels, areas
 
 

@@ -34,7 +34,7 @@ DEPTHS = (100.0, 30.0, 20.0, 12.0, 6.0)
 REACH = 4
 """Pixels of the copy by which a shadow ends short of the product, as the copy is smoothed."""
 SEEN = 5
-"""Pixels from which a colour, smoothed, and its slope are taken."""
+"""Pixels from which a smoothed colour, four of them, and its slope are taken; cracks need fewer."""
 CRACKS = 0.1
 """Pixels of edge in the ground, as a share of the short side, that show a shadow got in."""
 SIDES = 384, 512

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 from backdrop_server.engines.engine import Precision
 from backdrop_server.engines.loading import load_engine
@@ -64,13 +65,14 @@ def load_matting(folder: Path, engine_time: EngineTime = _NOBODY_ASKS) -> Mattin
 
 def _declared(path: Path) -> dict[str, str]:
     try:
-        declared: dict[str, str] = json.loads(path.read_text())
+        declared: Any = json.loads(path.read_text())
     except ValueError as error:
         raise EngineError(f"{path.name} is no JSON: {error}") from error
+    texts = declared if isinstance(declared, dict) else {}
     for name in ("kind", "engine"):
-        if not isinstance(declared, dict) or not isinstance(declared.get(name), str):
+        if not isinstance(texts.get(name), str):
             raise EngineError(f"{path.name} lacks {name!r}, a string")
-    return declared
+    return texts
 
 
 def _opened(declared: dict[str, str], path: Path, engine_time: EngineTime) -> MattingNetwork:

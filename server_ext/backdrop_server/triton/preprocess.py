@@ -70,7 +70,7 @@ class PreprocessModel:
         # Each instance is a process, and those that are at work have the cores between them.
         cores = len(os.sched_getaffinity(0))
         cv2.setNumThreads(max(1, cores // contract.PREPROCESS_INSTANCES))
-        # More threads than cores would take turns with the one that keys, and all wait for that.
+        # With more threads than cores the one that keys, for which all wait, has to take turns more.
         self._beside = ThreadPoolExecutor(min(contract.PREPROCESS_THREADS, cores))
         self._how = (self._network, self._beside)
 
